@@ -1,0 +1,189 @@
+"""Networks, losses, gradients and Grad-CAM against hand-worked values and Captum."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+
+import rollNumber_05 as s
+
+SIZES = [(size, channels) for size in s.SIDES for channels in (1, 3)]
+
+
+def leaves_with_shapes(model, example):
+    """[(layer, input side, output side)] of every convolution, in the order of the forward pass."""
+    seen = []
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+            layer.register_forward_hook(lambda m, i, o: seen.append((m, i[0].shape[-1], o.shape[-1])))
+    model.eval()(example)
+    return seen
+
+
+@pytest.mark.parametrize("size, channels", SIZES)
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+def test_every_layer_keeps_to_the_size_formula(size, channels, upsample):
+    """o = (i - 1)*s - 2p + k for transposed convolutions, (i + 2p - k)/s + 1 for convolutions."""
+    g = s.Generator(image_size=size, channels=channels, upsample=upsample)
+    d = s.MultiTaskDiscriminator(num_classes=4, image_size=size, channels=channels)
+    seen = leaves_with_shapes(g, torch.zeros(2, 100)) + leaves_with_shapes(d, torch.zeros(2, channels, size, size))
+    for layer, i, o in seen:
+        k, stride, p = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+        transposed = isinstance(layer, torch.nn.ConvTranspose2d)
+        assert o == ((i - 1) * stride - 2 * p + k if transposed else (i + 2 * p - k) // stride + 1)
+        assert s.size_formula(layer, i).endswith(f"= {o}")
+    assert g(torch.zeros(2, 100)).shape == (2, channels, size, size)
+    assert [o for _, _, o in seen if o in (1, 4)][-2:] == [4, 1]
+
+
+def test_the_assigned_shapes_and_the_papers():
+    """128x4x4 after the linear layer by default; 1024 channels at 4x4 on request, as in the paper's figure 1."""
+    assert s.Generator().project(torch.zeros(2, 100)).shape == (2, 128, 4, 4)
+    assert [m.out_channels for m in s.Generator(width=1024).blocks if hasattr(m, "out_channels")] == [512, 256, 128, 3]
+    assert s.Discriminator().features(torch.zeros(1, 3, 64, 64)).shape == (1, 128, 4, 4)
+    real, classes = s.MultiTaskDiscriminator(num_classes=4)(torch.zeros(2, 3, 64, 64))
+    assert real.shape == (2,) and classes.shape == (2, 4)
+
+
+def test_the_trunk_of_the_mtd_is_the_discriminators():
+    """The same trunk: a discriminator's weights fit, and only the head is new."""
+    d, mtd = s.Discriminator(), s.MultiTaskDiscriminator(num_classes=4)
+    missing, unexpected = mtd.load_state_dict(d.state_dict(), strict=False)
+    assert not unexpected and {m.split(".")[0] for m in missing} == {"embed", "classify"}
+    assert sum(isinstance(m, torch.nn.Linear) for m in mtd.modules()) == 2
+
+
+def test_initialisation_is_the_papers():
+    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases zero."""
+    torch.manual_seed(0)
+    g = s.Generator(width=512)
+    assert abs(g.blocks[0].weight.std().item() - 0.02) < 0.001 and abs(g.blocks[0].weight.mean().item()) < 0.001
+    assert abs(g.project[2].weight.mean().item() - 1) < 0.01 and g.project[0].bias.abs().max() == 0
+
+
+def test_losses_by_hand():
+    """BCE at zero logits: 2 ln 2 and ln 2. LSGAN at D(x)=1, D(G(z))=0: 0 and 1. Others worked out on paper."""
+    zero, one = torch.zeros(8), torch.ones(8)
+    assert s.discriminator_loss(zero, zero, "bce").item() == pytest.approx(2 * math.log(2))
+    assert s.generator_loss(zero, "bce").item() == pytest.approx(math.log(2))
+    assert s.discriminator_loss(one, zero, "lsgan").item() == 0 and s.generator_loss(zero, "lsgan").item() == 1
+    assert s.discriminator_loss(torch.tensor([3.0]), torch.tensor([-1.0]), "lsgan").item() == 5
+    x = math.log(3)  # sigmoid(x) = 3/4
+    assert s.discriminator_loss(torch.tensor([x]), torch.tensor([x]), "bce").item() == pytest.approx(-math.log(3 / 16))
+    logits, label = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.tensor([0])
+    assert s.classification_loss(logits, label).item() == pytest.approx(math.log(2))
+    smooth = 0.7 * math.log(2) + 0.3 * (math.log(2) + 2 * math.log(4)) / 3
+    assert s.classification_loss(logits, label, 0.3).item() == pytest.approx(smooth)
+    multi = s.classification_loss(torch.tensor([[x, -x]]), torch.tensor([[1.0, 1.0]]))
+    assert multi.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 4)) / 2)
+
+
+def test_probabilities_of_real():
+    """A bce logit goes through the sigmoid, a least-squares score is clamped."""
+    assert s.real_probability(torch.tensor([0.0, math.log(3)]), "bce").tolist() == pytest.approx([0.5, 0.75])
+    assert s.real_probability(torch.tensor([-2.0, 0.25, 3.0]), "lsgan").tolist() == [0.0, 0.25, 1.0]
+
+
+def trunk_gradient(loss_of):
+    """Gradient of a loss on the first convolution of a small MTD."""
+    torch.manual_seed(0)
+    mtd = s.MultiTaskDiscriminator(num_classes=3, image_size=32, width=32)
+    loss_of(*mtd(torch.randn(6, 3, 32, 32))).backward()
+    return mtd.features[0].weight.grad
+
+
+def test_both_heads_reach_the_trunk():
+    """J(D) alone, J(C) alone and their sum move the trunk; the sum's gradient is the sum of the gradients."""
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    j_d = trunk_gradient(lambda real, _: s.generator_loss(real, "bce"))
+    j_c = trunk_gradient(lambda _, classes: s.classification_loss(classes, labels))
+    both = trunk_gradient(lambda real, classes: s.generator_loss(real, "bce") + s.classification_loss(classes, labels))
+    assert j_d.abs().max() > 0 and j_c.abs().max() > 0
+    torch.testing.assert_close(both, j_d + j_c, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", ["bce", "lsgan"])
+@pytest.mark.parametrize("kind", s.OPTIMIZERS)
+def test_each_step_moves_its_own_network_only(loss, kind):
+    """D's step leaves G's weights alone and G's step leaves D's; D's flags and running averages survive G's step."""
+    torch.manual_seed(0)
+    config = s.Config(optimizer=kind, image_size=32, lr_g=1e-2, lr_d=1e-2)
+    g, d = s.build_models("mtd", vars(config), 3)
+    opt = {n: s.make_optimizer(config, n, m.parameters()) for n, m in (("g", g), ("d", d))}
+
+    def snapshot(model):
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    def averages(model):
+        return torch.cat([b.detach().float().flatten() for n, b in model.named_buffers() if "running" in n])
+
+    before_g, before_d = snapshot(g), snapshot(d)
+    s.discriminator_step(g, d, opt["d"], torch.randn(4, 3, 32, 32), torch.randn(4, 100), loss=loss,
+                         labels=torch.tensor([0, 1, 2, 0]), view=s.augment)
+    assert torch.equal(before_g, snapshot(g)) and not torch.equal(before_d, snapshot(d))
+    before_d, statistics = snapshot(d), averages(d)
+    s.generator_step(g, d, opt["g"], torch.randn(4, 100), loss=loss, view=s.augment)
+    assert not torch.equal(before_g, snapshot(g)) and torch.equal(before_d, snapshot(d))
+    assert torch.equal(statistics, averages(d)) and all(p.requires_grad for p in d.parameters())
+
+
+def test_augmentation_is_differentiable_and_keeps_the_shape():
+    """Gradients flow to every image, and two draws differ."""
+    images = torch.rand(5, 3, 64, 64, requires_grad=True)
+    once, again = s.augment(images), s.augment(images)
+    once.sum().backward()
+    assert once.shape == images.shape and not torch.equal(once, again)
+    assert (images.grad.abs().sum((1, 2, 3)) > 0).all()
+
+
+def cam_model():
+    torch.manual_seed(0)
+    return s.MultiTaskDiscriminator(num_classes=4, image_size=64, width=64), torch.randn(6, 3, 64, 64)
+
+
+def test_grad_cam_equals_captum():
+    """Raw maps of class logits and of the real/fake logit equal Captum's LayerGradCam with relu_attributions."""
+    model, images = cam_model()
+    model.eval()
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    ours = s.grad_cam(model, images, lambda out: out[1].gather(1, labels[:, None])[:, 0])
+    theirs = LayerGradCam(lambda x: model(x)[1], model.explained_layer()).attribute(images, labels, relu_attributions=True)
+    torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
+    ours = s.grad_cam(model, images, lambda out: out[0])
+    theirs = LayerGradCam(lambda x: model(x)[0], model.explained_layer()).attribute(images, relu_attributions=True)
+    torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
+    assert ours.max() > 0
+
+
+def test_grad_cam_leaves_the_model_as_it_was():
+    """Train mode, frozen flags, running averages, gradients and hooks are untouched."""
+    model, images = cam_model()
+    model.train().requires_grad_(False)
+    model.real_fake.eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    s.grad_cam(model, images, lambda out: out[0])
+    assert model.training and not model.real_fake.training and not any(p.requires_grad for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters()) and not model.explained_layer()._forward_hooks
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_heat_maps_scale_and_say_when_there_is_nothing():
+    """Scaled to [0, 1] after bilinear resizing; a map without positive evidence stays zero and is flagged."""
+    raw = torch.zeros(2, 4, 4)
+    raw[0, 1, 2] = 3.0
+    maps, evidence = s.heat_maps(raw, 64)
+    assert maps.shape == (2, 64, 64) and evidence.tolist() == [True, False]
+    assert maps[0].max() == 1 and maps[0].min() == 0 and maps[1].abs().max() == 0
+    row, column = divmod(maps[0].argmax().item(), 64)
+    assert 16 <= row < 32 and 32 <= column < 48
+
+
+def test_scores_by_hand():
+    """Accuracy, balanced accuracy over the classes present, and the confusion matrix of six answers."""
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    found = s.classification_scores(labels, np.eye(3)[[0, 0, 0, 1, 1, 2]], ["a", "b", "c"])
+    assert found["accuracy"] == pytest.approx(4 / 6) and found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert found["confusion_matrix"] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]] and found["per_class"]["a"]["precision"] == 1
+    multi = s.classification_scores(np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.8], [0.2, 0.7]]), ["a", "b"])
+    assert multi["accuracy"] == 0.5 and multi["balanced_accuracy"] == 0.5

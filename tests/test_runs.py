@@ -1,0 +1,241 @@
+"""Both programs end to end, as a user runs them: training, pictures, checkpoints, resuming, the JSON contract."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+import rollNumber_05 as s
+
+SMALL = ("--image_size", 32, "--epochs", 4, "--min_steps", 100)
+TINY = ("--image_size", 28, "--min_steps", 4, "--batch_size", 8, "--g_width", 16, "--d_width", 16)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A folder where the script has run every task on its demo set; (folder, finished process)."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, str(ROOT / "rollNumber_05.py"), *map(str, SMALL), "--save_dir", "weights"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def rows(path):
+    """metrics.csv as a list of dicts."""
+    head, *lines = path.read_text().split()
+    return [dict(zip(head.split(","), map(float, line.split(",")))) for line in lines]
+
+
+def test_every_task_and_every_picture(demo):
+    """No flags but sizes: the demo set, all tasks, exit 0, each picture there and not blank."""
+    folder, done = demo
+    assert done.returncode == 0, done.stderr
+    assert "layout: IML annotations.json" in done.stdout and "Traceback" not in done.stderr
+    shared = ["losses", "scores", "real_vs_generated", "weights_generator", "weights_discriminator", "samples/epoch_0004"]
+    mtd = ["classifier_curves", "confusion_matrix", "per_class", "predictions_right", "predictions_wrong", "tsne"]
+    wanted = {"gan": shared, "mtd": shared + mtd, "gradcam": ["gradcam_right", "gradcam_wrong", "gradcam_real_fake"],
+              "all": ["before_after"]}
+    for task, names in wanted.items():
+        for name in names:
+            picture = cv2.imread(str(folder / "results" / task / f"{name}.png"))
+            assert picture is not None and picture.std() > 2, f"{task}/{name}"
+    assert (folder / "results/gan/samples.gif").stat().st_size > 10_000
+    about = json.loads((folder / "results/mtd/config.json").read_text())
+    assert about["config"]["seed"] == 0 and about["torch"] == torch.__version__ and about["splits"]["train"]["images"] > 0
+    assert len(rows(folder / "results/gan/metrics.csv")) == 4
+
+
+def test_the_demo_run_learns(demo):
+    """After 400 steps the head is far above the majority answer and G's pixels are near the real ones' mean."""
+    folder, _ = demo
+    scores = json.loads((folder / "results/mtd/scores.json").read_text())
+    assert scores["val"]["balanced_accuracy"] > 0.6 and scores["test"]["n"] > 40
+    generator, _, _ = s.load_networks(folder / "weights/gan.pt", "gan")
+    real = s.load_data(s.Config(image_size=32, results_dir=str(folder / "results")))
+    difference = real.uint8(range(len(real))).mean((0, 1, 2)) - s.sample(generator, s.latents(64, 100, 0)).mean((0, 1, 2))
+    assert np.abs(difference).max() < 25
+
+
+def test_heat_maps_point_at_the_parasites(demo):
+    """Pointing game: the peak of the answer's map lies on the parasite more often than a random pixel of the crop."""
+    folder, _ = demo
+    _, model, _ = s.load_networks(folder / "weights/mtd.pt", "mtd")
+    data = s.load_data(s.Config(image_size=32, results_dir=str(folder / "results"))).split("val", "test")
+    masks = np.load(folder / "results/demo_data/masks.npz")
+    crops = []
+    for row in data.rows:
+        field = masks[data.index["sources"][row].split("/")[-1][:-4]].astype(np.uint8) * 255
+        crops.append(s.crop_cell(field[:, :, None], data.index["boxes"][row], 32)[:, :, 0] > 127)
+    wide = np.stack([cv2.dilate(c.astype(np.uint8), np.ones((5, 5))) for c in crops]).reshape(len(crops), -1)
+    images = data.batch(torch.arange(len(data)))
+    maps, _ = s.heat_maps(s.grad_cam(model, images, lambda out: out[1].gather(1, data.labels[:, None])[:, 0]), 32)
+    hits = wide[np.arange(len(crops)), maps.flatten(1).argmax(1).numpy()]
+    assert hits.mean() > wide.mean() + 0.1, (hits.mean(), wide.mean())
+
+
+def test_a_finished_run_never_replaces_weights_silently(demo, script):
+    """A second run leaves the weights, keeps the first run's folder beside its own and says so."""
+    folder, _ = demo
+    before = (folder / "weights/gan.pt").read_bytes()
+    done = script("--task", "gan", *TINY, "--epochs", 1, "--save_dir", "weights", cwd=folder)
+    assert done.returncode == 0 and "stays as it was" in done.stdout and "gan.old-1" in done.stderr
+    assert (folder / "weights/gan.pt").read_bytes() == before and (folder / "results/gan.old-1/last.pt").exists()
+
+
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_resuming_equals_never_having_stopped(task, tmp_path, demo, monkeypatch):
+    """Bit for bit on the CPU: weights, averages, optimisers, traces and numbers after 2 + 2 epochs and after 4."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--save_dir", "w"]
+    assert s.main(s.run, [*common, "--epochs", "4", "--results_dir", "straight"]) == 0
+    assert s.main(s.run, [*common, "--epochs", "2", "--results_dir", "halves"]) == 0
+    assert s.main(s.run, ["--task", task, "--resume", "--epochs", "4", "--results_dir", "halves"]) == 0
+    one, two = (s.read_checkpoint(tmp_path / r / task / "last.pt") for r in ("straight", "halves"))
+
+    def same(a, b, where=""):
+        assert type(a) is type(b), where
+        if isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), where
+        elif isinstance(a, (dict, list, tuple)):
+            assert len(a) == len(b), where
+            for k in a if isinstance(a, dict) else range(len(a)):
+                if k not in ("seconds", "images_per_second"):
+                    same(a[k], b[k], f"{where}.{k}")
+        else:
+            assert a == b, where
+
+    for key in set(one) - {"config"}:
+        same(one[key], two[key], key)
+    assert one["epoch"] == 4 and rows(tmp_path / "halves" / task / "metrics.csv")[-1]["epoch"] == 4
+
+
+def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(tmp_path, demo):
+    """SIGINT in the middle: exit 130, one line that tells how to go on, and the run can be finished."""
+    common = [sys.executable, str(ROOT / "rollNumber_05.py"), "--task", "gan", "--data_path", str(demo[0] / "results/demo_data")]
+    process = subprocess.Popen([*common, *map(str, TINY), "--epochs", "100000"], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    last = tmp_path / "results/gan/last.pt"
+    deadline = time.time() + 120
+    while not last.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in err and "last.pt" in err and "Traceback" not in err, err
+    epoch = s.read_checkpoint(last, "gan")["epoch"]
+    done = subprocess.run([*common, "--resume", "--epochs", str(epoch + 1)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert s.read_checkpoint(last, "gan")["epoch"] == epoch + 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_path, demo, script):
+    """A learning rate beyond reason: exit 1, one line with the mend; nothing that is not finite is kept."""
+    done = script("--task", "gan", "--data_path", demo[0] / "results/demo_data", *TINY, "--lr_d", "1e30", "--lr_g", "1e30",
+                  "--optimizer", "sgd", "--epochs", 3, cwd=tmp_path)
+    assert done.returncode == 1 and "not finite" in done.stderr and "--lr_d" in done.stderr and "Traceback" not in done.stderr
+    last = tmp_path / "results/gan/last.pt"
+    assert not last.exists() or all(v.isfinite().all() for v in s.read_checkpoint(last)["weights"]["generator"].values())
+
+
+@pytest.mark.parametrize("flags", [("--view", "field"), ("--channels", 1, "--loss", "lsgan"), ("--upsample", "resize",
+                                   "--optimizer_g", "rmsprop", "--optimizer_d", "sgd", "--no-augment", "--ema", 0)])
+def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo, script):
+    """Every picture-making path works for multi-label fields, grey images and the other choices."""
+    data = demo[0] / "results/demo_data"
+    done = script("--task", "all", "--data_path", data, *TINY, "--epochs", 1, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/gradcam/gradcam_real_fake.png").exists()
+
+
+def test_json_of_task_data(demo, script):
+    """One JSON object with the keys of the contract, and a warm start that agrees."""
+    folder, _ = demo
+    done = script("--task", "data", "--json", cwd=folder)
+    found = json.loads(done.stdout)
+    assert set(found) == {"layout", "classes", "splits", "skipped"} and found["classes"] == list(s.STAGES)
+    assert sum(sum(v["cells"].values()) for v in found["splits"].values()) > 300 and found["skipped"] == 0
+    assert set(found["splits"]) == set(s.SPLITS) and sum(v["images"] for v in found["splits"].values()) == s.DEMO_FIELDS
+
+
+def test_json_of_images(demo, tester, tmp_path):
+    """A folder of every kind of image file: one prediction each, probabilities that sum to one, a bad file passed over."""
+    folder, _ = demo
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 255, (50, 70, 3), np.uint8)
+    files = {"grey.png": colour[:, :, 0], "rgba.png": np.dstack([colour, colour[:, :, :1]]), "rgb.jpg": colour,
+             "deep.png": colour.astype(np.uint16) * 257, "tiny.bmp": colour[:3, :2], "wide.tif": colour[:, :, 0]}
+    (tmp_path / "cells").mkdir()
+    for name, image in files.items():
+        cv2.imwrite(str(tmp_path / "cells" / name), image)
+    (tmp_path / "cells/broken.png").write_bytes(b"no image")
+    done = tester("--model", "mtd", "--weights", folder / "weights/mtd.pt", "--image", tmp_path / "cells", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)["predictions"]
+    assert done.returncode == 0 and "broken.png" in done.stderr and len(found) == len(files)
+    for p in found:
+        assert set(p) == {"image", "label", "probabilities", "real_probability"} and p["label"] in s.STAGES
+        assert sum(p["probabilities"].values()) == pytest.approx(1, abs=1e-4) and 0 <= p["real_probability"] <= 1
+
+
+def test_json_of_a_data_set_agrees_with_the_run(demo, tester):
+    """test.py on the test split gives the scores that the run wrote."""
+    folder, _ = demo
+    done = tester("--model", "mtd", "--weights", "weights/mtd.pt", "--data_path", "results/demo_data", "--json", cwd=folder)
+    found, wrote = json.loads(done.stdout), json.loads((folder / "results/mtd/scores.json").read_text())["test"]
+    assert set(found) == {"split", "n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes"}
+    assert found["split"] == "test" and set(found["per_class"]["ring"]) == {"precision", "recall", "f1", "support"}
+    assert all(found[k] == wrote[k] for k in ("n", "accuracy", "balanced_accuracy", "confusion_matrix"))
+
+
+def test_images_from_noise(demo, tester, tmp_path):
+    """One PNG an image beside the grid, the same for the same seed, and noise from a file."""
+    folder, _ = demo
+    weights = folder / "weights/gan.pt"
+    for out in ("a", "b"):
+        assert tester("--model", "gan", "--weights", weights, "--num_images", 3, "--seed", 5, "--out", out, cwd=tmp_path).returncode == 0
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == ["0000.png", "0001.png", "0002.png", "grid.png"]
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    np.save(tmp_path / "z.npy", s.latents(3, 100, 5).numpy())
+    assert tester("--model", "gan", "--weights", weights, "--noise", "z.npy", "--out", "c", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "c/0002.png").read_bytes() == (tmp_path / "a/0002.png").read_bytes()
+
+
+def test_the_test_function(demo):
+    """test(architecture, weights, sample) with a name or a network, a file or an array, one or several."""
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("hand_in_test", ROOT / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder, _ = demo
+    one = module.test("gan", folder / "weights/gan.pt", np.zeros(100))
+    assert one.shape == (32, 32, 3) and one.dtype == np.uint8
+    assert module.test(s.Generator(image_size=32), folder / "weights/gan.pt", np.zeros((2, 100))).shape == (2, 32, 32, 3)
+    image = folder / "results/demo_data/images/demo_000.png"
+    answer = module.test("mtd", folder / "weights/mtd.pt", image)
+    again = module.test(s.MultiTaskDiscriminator(num_classes=4, image_size=32), folder / "weights/mtd.pt", s.read_image(image))
+    assert answer == again and answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    deep, grey = np.full((9, 9), 40000, np.uint16), np.full((9, 9), 40000 / 65535)
+    several = module.test("mtd", folder / "weights/mtd.pt", [deep, grey])
+    assert several[0]["probabilities"] == pytest.approx(several[1]["probabilities"], abs=0.02)
+    with pytest.raises(s.UsageError, match="weights of a gan"):
+        module.test("mtd", folder / "weights/gan.pt", image)
+    with pytest.raises(s.UsageError, match="does not fit"):
+        module.test(s.Generator(image_size=64), folder / "weights/gan.pt", np.zeros(100))
+
+
+@pytest.mark.parametrize("arguments, names", [
+    (("--model", "cnn"), "--model"), ((), "--model"), (("--model", "mtd"), "--image"),
+    (("--model", "mtd", "--image", "nowhere.png"), "nowhere.png"), (("--model", "gan", "--num_images", 0), "--num_images"),
+    (("--model", "gan", "--noise", "nowhere.npy"), "nowhere.npy"), (("--model", "gan", "--wieghts", "x"), "--weights"),
+    (("--model", "mtd", "--data_path", "nowhere"), "nowhere")])
+def test_wrong_usage_of_test_py(arguments, names, demo, tester):
+    """One line on standard error that names the flag or file, exit code 2."""
+    weights = ("--weights", demo[0] / f"weights/{arguments[1]}.pt") if len(arguments) > 2 and "--wieghts" not in arguments else ()
+    done = tester(*arguments, *weights, cwd=demo[0])
+    assert done.returncode == 2 and done.stderr.startswith("error:") and names in done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
