@@ -56,10 +56,10 @@ class Config:
     magnification: str = flag("1000x", "which M5 magnification to read", ("1000x", "400x", "100x", "all"))
     image_size: int = flag(64, "side of the square images, pixels", (28, 32, 64, 128))
     channels: int = flag(3, "3 colour, 1 grey", (1, 3))
-    latent_dim: int = flag(100, "length of the noise vector", low=1)
-    g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8)
-    d_width: int = flag(128, "channels of D at 4x4, halved towards the image (the paper: 512)", low=8)
-    head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=1)
+    latent_dim: int = flag(100, "length of the noise vector", low=1, high=4096)
+    g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8, high=4096)
+    d_width: int = flag(128, "channels of D at 4x4, halved towards the image (the paper: 512)", low=8, high=4096)
+    head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=1, high=4096)
     upsample: str = flag("transposed", "G's upsampling; resize avoids checkerboards", ("transposed", "resize"))
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(1.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
@@ -67,18 +67,18 @@ class Config:
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
     optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
-    lr_g: float = flag(2e-4, "learning rate of G", low=0)
-    lr_d: float = flag(2e-4, "learning rate of D and of the MTD", low=0)
+    lr_g: float = flag(5e-4, "learning rate of G", low=0)
+    lr_d: float = flag(5e-4, "learning rate of D and of the MTD", low=0)
     beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
     beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: 60, on the demo set 8", low=0)
+    epochs: int = flag(0, "passes over the data; 0: 50, on the demo set 8", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
-    seed: int = flag(0, "seed of weights, batches and noise", low=0)
+    seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
     resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
     weights: str = flag("", "MTD checkpoint for --task gradcam; empty: results/mtd/best.pt, else saved_models/mtd.pt")
@@ -139,13 +139,13 @@ SmearField = dataclasses.make_dataclass("SmearField", ["path", "cells", "split",
 
 class DataFolder:
     """Every file under a data folder; images are found by stem, split lists (train.txt with stems) are read."""
-    def __init__(self, root):
-        self.root, self.images, self.stats, self.listed, self.problems = Path(root), {}, [], {}, []
-        for folder, names, files in os.walk(self.root):
+    def __init__(self, root, name):
+        self.root, self.name, self.images, self.stats, self.listed, self.problems = root, name, {}, [], {}, []
+        for folder, names, files in os.walk(root):
             names[:] = sorted(n for n in names if not re.match(r"\.|__MACOSX|(?i:masks?$|segmentation)", n))
-            for path in (Path(folder, f) for f in sorted(files) if not f.startswith(".")):
+            for path in (Path(folder, f) for f in sorted(files) if not f.startswith(".") and Path(folder, f).exists()):
                 info = path.stat()
-                self.stats.append((path.relative_to(self.root).as_posix(), info.st_size, info.st_mtime_ns))
+                self.stats.append((path.relative_to(root).as_posix(), info.st_size, info.st_mtime_ns))
                 if path.suffix.lower() in IMAGE_ENDINGS:
                     self.images.setdefault(stem_key(path.name), []).append(path)
 
@@ -157,14 +157,14 @@ class DataFolder:
         self.json = [(p, self.attempt(p, lambda: json.loads(p.read_text(encoding="utf-8-sig")))) for p in self.files(".json")]
         for path, split in ((p, SPLIT_SPELLINGS.get(p.stem.lower())) for p in self.files(".txt")):
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if split else ():
-                self.listed[stem_key((line.split() or [""])[0])] = split
+                self.listed.update({k: split for k in (stem_key(line), stem_key(line.strip().split(" ")[0])) if k in self.images})
 
     def attempt(self, path, parse, *args):
-        """parse(*args), or None for a damaged annotation, which is noted."""
+        """parse(*args), or None for an annotation that is damaged, in whatever way, which is noted."""
         try:
             return parse(*args)
-        except (OSError, ValueError, TypeError, AttributeError, LookupError, ElementTree.ParseError) as error:
-            self.problems.append(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0]})")
+        except Exception as error:
+            self.problems.append(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
 
     def json_items(self, key):
         """(path, item) of every JSON file that is a list of objects with `key`."""
@@ -177,15 +177,21 @@ class DataFolder:
         for name in names:
             matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, self.tags(p))]
             if matches:
-                path = max(matches, key=lambda p: (p.parent == annotation.parent, len(wanted & self.tags(p))))
+                path = max(matches, key=lambda p: (p == annotation, shared_folders(p, str(name).replace("\\", "/")),
+                                                   shared_folders(p, annotation), len(wanted & self.tags(p))))
                 above = annotation if annotation.suffix.lower() == ".json" else annotation.parent
-                split = self.listed.get(stem_key(annotation.name)) or self.listed.get(stem_key(path.name)) or (
-                    named_split(path.parent.relative_to(self.root).parts) or named_split(above.relative_to(self.root).parts))
+                split = self.listed.get(stem_key(path.name)) or named_split(path.parent.relative_to(self.root).parts) or (
+                    named_split(above.relative_to(self.root).parts))
                 return SmearField(path, cells, split, wanted | self.tags(path) | path_tags(names[0]), relative)
         self.problems.append(f"{annotation} names {names[0]}, which is not among the images")
 
     def tags(self, path):
         return path_tags(path.relative_to(self.root))
+
+def shared_folders(a, b):
+    """How many folders right above two files have the same name."""
+    same = [x == y for x, y in zip(PurePosixPath(a).parts[-2::-1], PurePosixPath(b).parts[-2::-1])]
+    return (same + [False]).index(False)
 
 def conflict(a, b):
     """Whether two tag sets name different microscopes, magnifications or splits."""
@@ -210,13 +216,14 @@ def read_bbbc041(folder):
 
 def read_coco(folder):
     """COCO: {images, annotations: [{image_id, category_id, bbox: [x, y, w, h]}], categories}."""
+    def parse(content):
+        names, cells = {c["id"]: c["name"] for c in content["categories"]}, {}
+        for a in content["annotations"]:
+            cells.setdefault(a["image_id"], []).append((names.get(a["category_id"]), a.get("bbox") or ()))
+        return [([i["file_name"]], cells.get(i["id"], [])) for i in content["images"]]
     for path, content in folder.json:
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
-            names, cells = {c["id"]: c["name"] for c in content["categories"]}, {}
-            for a in content["annotations"]:
-                cells.setdefault(a["image_id"], []).append((names.get(a["category_id"], "unnamed"), a["bbox"]))
-            for image in content["images"]:
-                yield path, lambda i=image: ([i["file_name"]], cells.get(i["id"], []))
+            yield from ((path, lambda f=found: f) for found in folder.attempt(path, parse, content) or ())
 
 def read_voc(folder):
     """Pascal-VOC XML, as in M5; `filename` inside is only a second guess at the image's name, `path` is not used."""
@@ -233,7 +240,7 @@ def read_yolo(folder):
         cells = []
         for index, *v in (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()):
             xs, ys = np.array(v[0::2], float), np.array(v[1::2], float)
-            box = corners(xs.min(), ys.min(), xs.max(), ys.max()) if len(v) > 4 else (
+            box = corners(xs.min(), ys.min(), xs.max(), ys.max()) if len(v) > 5 else (
                 xs[0] - xs[1] / 2, ys[0] - ys[1] / 2, xs[1], ys[1])
             cells.append((names[int(index)], [float(b) for b in box]))
         return [path.name], cells
@@ -243,13 +250,15 @@ def read_yolo(folder):
 
 def yolo_names(folder):
     """{index: class} of a YOLO set, from data.yaml, classes.txt, obj.names or _darknet.labels; None if none is there."""
-    for path in folder.files(".yaml", ".yml"):
+    def parse(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
         import yaml
-        names = folder.attempt(path, lambda: yaml.safe_load(path.read_text(encoding="utf-8"))["names"])
-        if names:
-            return dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
-    for path in folder.files("classes.txt", ".names", "_darknet.labels"):
-        return dict(enumerate(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+        names = (yaml.safe_load(text) or {}).get("names")
+        return dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in (names or {}).items()}
+    files = folder.files(".yaml", ".yml") + folder.files("classes.txt", ".names", "_darknet.labels")
+    return next((names for path in files if (names := folder.attempt(path, parse, path))), None)
 
 def read_class_folders(folder):
     """Folders of crops named by class, with split folders above or below them or none."""
@@ -264,23 +273,23 @@ READERS = {"IML annotations.json": read_iml, "BBBC041 JSON": read_bbbc041, "COCO
 def read_fields(folder, microscope, magnification):
     """(layout, fields in name order) from the first reader that finds any. Raises UsageError if none does or is wanted."""
     folder.open_lists()
-    damaged = folder.problems
+    shared, damaged = folder.problems, []
     for layout, reader in READERS.items():
-        folder.problems = []
+        folder.problems = shared.copy()
         parsed = [(path, folder.attempt(path, parse)) for path, parse in reader(folder)]
         fields = [f for path, found in parsed if found and (f := folder.field(path, *found, reader is read_yolo))]
         damaged += folder.problems
         if fields:
             break
     else:
-        raise UsageError(f"{folder.root}: no data found: {sum(map(len, folder.images.values()))} images, "
+        raise UsageError(f"--data_path {folder.name}: no data found: {sum(map(len, folder.images.values()))} images, "
                          f"{damaged[0] if damaged else 'no annotations, no class folders'}; layouts: {', '.join(READERS)}")
     unwanted = (MICROSCOPES - {microscope} if microscope != "both" else set()) | (
         MAGNIFICATIONS - {magnification} if magnification != "all" else set())
     kept = [f for f in fields if not f.tags & unwanted]
     if not kept:
         there = sorted(set().union(*(f.tags for f in fields)) - set(SPLITS))
-        raise UsageError(f"{folder.root}: --microscope {microscope} --magnification {magnification} leave out "
+        raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out "
                          f"all {len(fields)} fields, which are {', '.join(there)}")
     return layout, sorted(kept, key=lambda f: f.path.relative_to(folder.root).as_posix())
 
@@ -299,7 +308,7 @@ def deal_splits(fields, classes):
     Neighbouring fields can show the same cell, so blocks of up to 8 fields in name order stay together; those with the
     rarest cells go first, each to the split least full of what it has most of; 15 % for val and for test. No seed.
     """
-    given = "train" in {f.split for f in fields}
+    given = not {f.split for f in fields} <= {"val", "test"}
     for f in fields:
         f.split = f.split if f.split and given else "train"
     missing = [s for s in ("val", "test") if s not in {f.split for f in fields}]
@@ -307,7 +316,7 @@ def deal_splits(fields, classes):
     size = max(1, min(8, len(pool) // 14))
     blocks = [pool[i:i + size] for i in range(0, len(pool), size)]
     if len(blocks) < len(missing) + 1:
-        raise UsageError(f"{len(pool)} images are too few to deal out train, {', '.join(missing)}; give more")
+        raise UsageError(f"--data_path: {len(pool)} images are too few to deal out train, {', '.join(missing)}; give more")
     counts = np.array([[len(b), *(sum(c == k for f in b for c, _ in f.cells) for k in classes)] for b in blocks], float)
     counts /= np.maximum(counts.sum(0), 1)
     splits, share = ["train", *missing], np.array([1 - 0.15 * len(missing)] + [0.15] * len(missing))
@@ -339,13 +348,13 @@ def resize(image, size):
 def crop_cell(image, box, size):
     """The cell's square: 1.1 times the box's longer side, centred on it, shifted to stay inside; (size, size, C).
 
-    box: (x, y, w, h) in pixels, or None for the whole image. Returns None for a box with no area inside the image.
+    box: (x, y, w, h) in pixels, or None for the whole image. Raises ValueError if no area of it is inside the image.
     """
     if box is None:
         return resize(image, size)
     (height, width), (x, y, w, h) = image.shape[:2], box
     if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-        return None
+        raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
     side = max(1, min(round(1.1 * max(w, h)), height, width))
     left, top = (min(max(round(low + length / 2 - side / 2), 0), limit - side)
                  for low, length, limit in ((x, w, width), (y, h, height)))
@@ -368,9 +377,11 @@ def cut_images(items, out, name):
             return [row for row, _, _ in rows[path]]
         failed = []
         for row, box, relative in rows[path]:
-            crop = crop_cell(image, np.multiply(box, np.tile(image.shape[1::-1], 2)) if relative and box else box, out.shape[1])
-            failed += [row] if crop is None else []
-            out[row] = 0 if crop is None else crop
+            try:
+                box = np.multiply(box, np.tile(image.shape[1::-1], 2)) if relative else box
+                out[row] = crop_cell(image, box, out.shape[1])
+            except (TypeError, ValueError, OverflowError):  # not four finite numbers, or nothing inside the image
+                failed.append(row)
         return failed
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = tqdm(pool.map(cut, rows), f"reading {name}", len(rows), unit="image", disable=None)
@@ -391,7 +402,7 @@ def build_cache(folder, target, *, view, classes, microscope, magnification, ima
         images.flush()
         kept = [(row, *item) for row, item in enumerate(items) if row not in failed]
         if not kept:
-            raise UsageError(f"{folder.root}: {layout}, {len(fields)} images, but not one cell that can be cut out")
+            raise UsageError(f"--data_path {folder.name}: {layout}, {len(fields)} images, but not one cell that can be cut out")
         index = {k: list(v) for k, v in zip(("rows", "fields", "boxes", "labels"), zip(*kept))}
         index["splits"] = [f.split for f in index["fields"]]
         index["sources"] = [f.path.relative_to(folder.root).as_posix() for f in index.pop("fields")]
@@ -413,7 +424,7 @@ def atomic_folder(target):
 
 def open_data_path(data_path, cache):
     """The folder of a data path; a zip is unpacked once into `cache`. Raises UsageError."""
-    path = Path(data_path).expanduser()
+    path = Path(os.path.expanduser(data_path))
     if path.is_dir():
         return path
     if not path.exists():
@@ -424,7 +435,7 @@ def open_data_path(data_path, cache):
         try:
             with zipfile.ZipFile(path) as archive, atomic_folder(target) as building:
                 archive.extractall(building)
-        except (zipfile.BadZipFile, RuntimeError, OSError, NotImplementedError) as error:
+        except Exception as error:  # a zip can be damaged, locked or too large in many ways
             raise UsageError(f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})")
     return target
 
@@ -489,7 +500,7 @@ def load_data(config, device="cpu"):
     """The MalariaDataset of a config: from the crop cache when data and settings are unchanged. Raises UsageError."""
     cache = Path(config.results_dir, "cache")
     root = open_data_path(config.data_path, cache) if config.data_path else write_demo_set(cache.parent / "demo_data")
-    folder = DataFolder(root)
+    folder = DataFolder(root, config.data_path)
     settings = {k: getattr(config, k) for k in ("view", "classes", "microscope", "magnification", "image_size", "channels")}
     key = hashlib.sha1(json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings]).encode()).hexdigest()[:16]
     if not (cache / key).exists():
@@ -931,7 +942,7 @@ def train(task, config, data):
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
     folder, images = run_folder(config, task), trainer.epoch_steps(parts["train"]) * config.batch_size
-    epochs = config.epochs or (60 if config.data_path else 8)
+    epochs = config.epochs or (50 if config.data_path else 8)
     about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
     (folder / "config.json").write_text(json.dumps(about, indent=1))
     noise = latents(64, config.latent_dim, config.seed)
@@ -953,7 +964,8 @@ def finish_epoch(trainer, row, parts, folder, noise, bar):
             scores = evaluate(trainer.averages["discriminator"], parts[name].split(name, limit=2000), trainer.config.loss)
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
-        score = row["val_balanced_accuracy"] - 1e-3 * row["val_loss"]  # the loss only settles ties
+        recent = [r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]]  # one epoch's value is a lucky draw
+        score = sum(recent) / 5 - 1e-3 * row["val_loss"]  # the loss settles ties
     better, trainer.best = score > trainer.best, max(score, trainer.best)
     trainer.history.append(row)
     if better and trainer.task == "mtd":
@@ -1178,7 +1190,7 @@ def plot_weights(model, path):
         sheet = F.pad(kernels, (0, 1, 0, 1, 0, side * side - len(kernels)), value=math.nan)
         sheet = sheet.view(side, side, *sheet.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
         limit = kernels.abs().max().item()
-        shown = axis.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        shown = axis.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         shape, order = "x".join(map(str, layer.weight.shape)), "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
         axis.set(title=f"{name}: {shape}", xticks=[], yticks=[], xlabel=f"{len(kernels)} kernels by ({order}) channel")
         figure.colorbar(shown, ax=axis, shrink=0.7, label="weight")

@@ -67,7 +67,6 @@ def bench(tmp_path_factory):
     write(root / "coco_null" / "cells.json", '{"images": null, "annotations": [], "categories": []}')
     write_yolo(root / "yolo_yaml", "data.yaml", b"names: [ring, troph")
     write_yolo(root / "yolo_text", "data.yaml", b"names: ring")
-    write_yolo(root / "yolo_latin", "classes.txt", b"r\xefng")
     write_zips(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -88,8 +87,8 @@ DATA = [  # --data_path of --task data; what the error must name
     ("missing", "--data_path missing"), ("~nobody_here/data", "--data_path"), ("empty", "empty"), ("pictures", "pictures"),
     ("note.txt", "note.txt"), ("cut.zip", "cut.zip"), ("damaged.zip", "damaged.zip"), ("without_data.zip", "without_data.zip"),
     ("broken_json", "annotations.json"), ("no_images", "PA000.JPG"), ("unreadable", "unreadable"), ("no_cells", "no_cells"),
-    ("pair", "pair"), ("coco_ids", "cells.json"), ("coco_null", "cells.json"), ("yolo_yaml", "data.yaml"),
-    ("yolo_text", "data.yaml"), ("yolo_latin", "classes.txt"), ("m5 --magnification 400x", "--magnification 400x"),
+    ("pair", "--data_path"), ("coco_ids", "cells.json"), ("coco_null", "cells.json"), ("yolo_yaml", "data.yaml"),
+    ("yolo_text", "data.yaml"), ("m5 --magnification 400x", "--magnification 400x"),
     ("m5 --microscope lcm", "--microscope lcm")]
 
 RUNS = [  # appended to a tiny run; what the error must name

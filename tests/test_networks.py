@@ -100,7 +100,7 @@ def test_both_heads_reach_the_trunk():
     j_c = trunk_gradient(lambda _, classes: s.classification_loss(classes, labels))
     both = trunk_gradient(lambda real, classes: s.generator_loss(real, "bce") + s.classification_loss(classes, labels))
     assert j_d.abs().max() > 0 and j_c.abs().max() > 0
-    torch.testing.assert_close(both, j_d + j_c, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(both, j_d + j_c, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["bce", "lsgan"])

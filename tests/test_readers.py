@@ -413,8 +413,9 @@ def test_crop_is_a_square_inside_the_image(box, corner, side):
 
 @pytest.mark.parametrize("box", [(10, 10, 0, 5), (10, 10, 5, -1), (100, 10, 5, 5), (10, -9, 5, 9)])
 def test_crop_of_nothing(box):
-    """A box without area in the image gives None."""
-    assert malaria.crop_cell(np.zeros((80, 100, 3), np.uint8), box, 32) is None
+    """A box without area in the image is refused."""
+    with pytest.raises(ValueError):
+        malaria.crop_cell(np.zeros((80, 100, 3), np.uint8), box, 32)
 
 # splits
 
