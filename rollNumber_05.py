@@ -106,8 +106,7 @@ CLASS_SPELLINGS = (  # first match wins; names are lower case with spaces betwee
     ("ring", r"\bring"), ("trophozoite", r"\btroph"), ("schizont", r"\bschi[sz]"), ("gametocyte", r"\bgamet"),
     ("red blood cell", r"\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte"),
     ("leukocyte", r"\bleu[ck]o|\bwbc|\bwhite ?blood"), ("difficult", r"\bdifficult"))
-SPLIT_SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-                   "dev": "val", "test": "test", "testing": "test"}
+SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAGNIFICATIONS, MICROSCOPES = {"100x", "400x", "1000x"}, {"hcm", "lcm"}
 CACHE_VERSION = 1
@@ -157,7 +156,7 @@ class DataFolder:
         self.json = [(p, self.attempt(p, lambda: json.loads(p.read_text(encoding="utf-8-sig")))) for p in self.files(".json")]
         for path, split in ((p, SPLIT_SPELLINGS.get(p.stem.lower())) for p in self.files(".txt")):
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if split else ():
-                self.listed.update({k: split for k in (stem_key(line), stem_key(line.strip().split(" ")[0])) if k in self.images})
+                self.listed.update({k: split for k in map(stem_key, (line, line.strip().split(" ")[0])) if k in self.images})
 
     def attempt(self, path, parse, *args):
         """parse(*args), or None for an annotation that is damaged, in whatever way, which is noted."""
@@ -190,18 +189,17 @@ class DataFolder:
 
 def shared_folders(a, b):
     """How many folders right above two files have the same name."""
-    same = [x == y for x, y in zip(PurePosixPath(a).parts[-2::-1], PurePosixPath(b).parts[-2::-1])]
-    return (same + [False]).index(False)
+    return len(os.path.commonprefix([PurePosixPath(path).parts[-2::-1] for path in (a, b)]))
 
 def conflict(a, b):
     """Whether two tag sets name different microscopes, magnifications or splits."""
     return any(a & kind and b & kind and not a & b & kind for kind in (MICROSCOPES, MAGNIFICATIONS, set(SPLITS)))
 
-# One reader a layout: yields (annotation file, how to parse it); parsing gives (image names, [(class, box), ...]).
 def corners(x0, y0, x1, y1):
     """Opposite corners -> (x, y, w, h)."""
     return x0, y0, x1 - x0, y1 - y0
 
+# One reader a layout: yields (annotation file, how to parse it); parsing gives (image names, [(class, box), ...]).
 def read_iml(folder):
     """IML: [{image_name, objects: [{type, bbox: {x, y, w, h}}]}], numbers often as strings."""
     for path, item in folder.json_items("image_name"):
@@ -396,10 +394,10 @@ def build_cache(folder, target, *, view, classes, microscope, magnification, ima
     deal_splits(fields, classes)
     items = [item for f in fields for item in field_items(f, classes, view)]
     with atomic_folder(target) as building:
-        shape = (len(items), image_size, image_size, channels)
-        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
+        images = np.lib.format.open_memmap(
+            building / "images.npy", "w+", np.uint8, (len(items), image_size, image_size, channels))
         failed = cut_images(items, images, folder.root.name)
-        images.flush()
+        del images  # closes the file, or the folder could not be renamed on every system
         kept = [(row, *item) for row, item in enumerate(items) if row not in failed]
         if not kept:
             raise UsageError(f"--data_path {folder.name}: {layout}, {len(fields)} images, but not one cell that can be cut out")
@@ -695,9 +693,7 @@ def build_models(task, settings, num_classes):
             MultiTaskDiscriminator(**d_shape, num_classes=num_classes, head_width=settings["head_width"]))
 
 def size_formula(layer, i):
-    """How a convolution's output side follows from its input side i, worked out; '' for other layers."""
-    if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-        return ""
+    """How a convolution's output side follows from its input side i, worked out."""
     (k, _), (s, _), (p, _) = layer.kernel_size, layer.stride, layer.padding
     if isinstance(layer, nn.ConvTranspose2d):
         return f"(i - 1)*s - 2*p + k = ({i} - 1)*{s} - 2*{p} + {k} = {(i - 1) * s - 2 * p + k}"
@@ -710,7 +706,7 @@ def summarise(model, example):
         if not list(layer.children()):
             hooks.append(layer.register_forward_hook(lambda m, inputs, output, name=name: rows.append((
                 name, type(m).__name__, "x".join(map(str, output.shape[1:])), f"{sum(p.numel() for p in m.parameters()):,}",
-                size_formula(m, inputs[0].shape[-1])))))
+                size_formula(m, inputs[0].shape[-1]) if hasattr(m, "stride") else ""))))
     with evaluating(model), torch.no_grad():
         model(example)
     for hook in hooks:
@@ -864,22 +860,19 @@ class Trainer:
         d_real, d_fake = (real_probability(logits, c.loss).mean() for logits in (real_logits, fake_logits))
         return torch.stack([j_d, j_c, d_real, d_fake, j_g])
 
-    def epoch_steps(self, data):
-        return max(self.config.min_steps, math.ceil(len(data) / self.config.batch_size))
-
-    def batches(self, data):
+    def batches(self, data, steps):
         """Index batches of one epoch: whole shuffled passes for the GAN, class-balanced draws for the MTD."""
-        steps, size = self.epoch_steps(data), self.config.batch_size
+        size = self.config.batch_size
         if self.task == "mtd":
             order = torch.multinomial(data.sampling_weights().cpu().double(), steps * size, replacement=True)
         else:
             order = torch.cat([torch.randperm(len(data)) for _ in range(math.ceil(steps * size / len(data)))])
         return order[:steps * size].view(steps, size)
 
-    def train_epoch(self, data, bar):
+    def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers. Raises RuntimeError when a loss is no longer finite."""
         start, traces = time.perf_counter(), []
-        for i, indices in enumerate(batches := self.batches(data)):
+        for i, indices in enumerate(batches := self.batches(data, steps)):
             traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)]))
             bar.update(len(indices))
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
@@ -941,16 +934,16 @@ def train(task, config, data):
         if state["classes"] != data.classes:
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
-    folder, images = run_folder(config, task), trainer.epoch_steps(parts["train"]) * config.batch_size
-    epochs = config.epochs or (50 if config.data_path else 8)
+    folder, epochs = run_folder(config, task), config.epochs or (50 if config.data_path else 8)
+    steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size))
     about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
     (folder / "config.json").write_text(json.dumps(about, indent=1))
     noise = latents(64, config.latent_dim, config.seed)
     try:
-        with tqdm(total=images * epochs, initial=images * trainer.epoch, unit="img", unit_scale=True,
-                  desc=task, disable=None) as bar:
+        with tqdm(total=steps * config.batch_size * epochs, initial=steps * config.batch_size * trainer.epoch, unit="img",
+                  unit_scale=True, desc=task, disable=None) as bar:
             while trainer.epoch < epochs:
-                finish_epoch(trainer, trainer.train_epoch(parts["train"], bar), parts, folder, noise, bar)
+                finish_epoch(trainer, trainer.train_epoch(parts["train"], steps, bar), parts, folder, noise, bar)
     except (KeyboardInterrupt, RuntimeError) as stop:
         kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}" if trainer.saved else "no epoch was finished"
         raise type(stop)(f"{task}: {stop}{'; ' if str(stop) else ''}{kept}")
@@ -1141,12 +1134,6 @@ def write_image(path, image, caption=""):
         image = np.vstack([band, image])
     Path(path).write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes())
 
-def animate(folder):
-    """samples.gif of all sample grids of a run, about 12 seconds long."""
-    from PIL import Image
-    first, *rest = [Image.open(p).quantize(128) for p in sorted((folder / "samples").glob("*.png"))]
-    first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
-
 def draw_trace(axis, values, colour, label):
     """Raw values in a light line under their moving average over 1/50 of the run."""
     width = max(1, len(values) // 50)
@@ -1171,8 +1158,8 @@ def plot_training(trainer, folder):
         figure.savefig(folder / f"{file}.png")
     if trainer.task == "mtd":
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-        units = {"loss": "loss (nats)", "accuracy": "accuracy (share)", "balanced_accuracy": "balanced accuracy (mean recall)"}
-        for axis, (key, text) in zip(axes, units.items()):
+        texts = {"loss": "loss (nats)", "accuracy": "accuracy (share)", "balanced_accuracy": "balanced accuracy (mean recall)"}
+        for axis, (key, text) in zip(axes, texts.items()):
             for split in ("train", "val"):
                 axis.plot(*zip(*((r["epoch"], r[f"{split}_{key}"]) for r in trainer.history)), ".-", label=split)
             axis.set(xlabel="epoch", ylabel=text, title=f"classification head: {key.replace('_', ' ')}")
@@ -1274,9 +1261,11 @@ def cam_pictures(model, images, score, texts):
 # ============================================== tasks, end to end ==============================================
 def run_training(task, config, data):
     """Train a task to its end, draw everything about it, evaluate an MTD and hand the weights to --save_dir."""
+    from PIL import Image
     trainer, folder = train(task, config, data)
     plot_training(trainer, folder)
-    animate(folder)
+    first, *rest = [Image.open(p).quantize(128) for p in sorted((folder / "samples").glob("*.png"))]
+    first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
     for name, net in trainer.averages.items():
         plot_weights(net, folder / f"weights_{name}.png")
     real, rng = data.split("train"), np.random.default_rng(0)
@@ -1309,8 +1298,7 @@ def report_mtd(folder, config, data):
 
 def run_gradcam(config, data):
     """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
-    usual = [Path(config.results_dir, "mtd", "best.pt"), Path(config.save_dir, "mtd.pt")]
-    choices = [config.weights] if config.weights else usual
+    choices = [config.weights] if config.weights else [Path(config.results_dir, "mtd/best.pt"), Path(config.save_dir, "mtd.pt")]
     weights = next((p for p in choices if Path(p).exists()), None)
     if not weights:
         raise UsageError(f"--task gradcam: no weights at {choices[0]}; train with --task mtd first, or give --weights FILE")
@@ -1328,8 +1316,8 @@ def run_gradcam(config, data):
         gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the class answered, {name} answers (test)", cam_pictures(
             model, test.batch(torch.from_numpy(chosen)), lambda out: out[1].gather(1, top)[:, 0],
             [texts[i] for i in chosen]) if len(chosen) else [])
-    noise = latents(8, generator.latent_dim, config.seed)
-    images, pictures = torch.cat([test.batch(torch.arange(min(8, len(test)))), generator(noise.to(data.device))]), []
+    fake = generator(latents(8, generator.latent_dim, config.seed).to(data.device))
+    images, pictures = torch.cat([test.batch(torch.arange(min(8, len(test)))), fake]), []
     kinds = ["real"] * (len(images) - 8) + ["generated"] * 8
     for sign, meaning in ((1, "real"), (-1, "fake")):
         pictures += cam_pictures(model, images, lambda out: sign * out[0], [

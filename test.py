@@ -66,9 +66,10 @@ def read_sample(sample, config):
     image = np.asarray(sample)
     if image.ndim == 2:
         image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
-        raise UsageError(f"image of shape {np.shape(sample)}: needs (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    scale = {"u": 255 / np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1, "f": 255, "b": 255}.get(image.dtype.kind, 1)
+    kind = image.dtype.kind
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size or kind not in "uifb" or not np.isfinite(image).all():
+        raise UsageError(f"array {image.shape} of {image.dtype}: needs finite (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    scale = 255 / np.iinfo(image.dtype).max if kind == "u" else 255 if kind in "fb" else 1
     image = np.clip(np.round(image[:, :, :3] * scale), 0, 255).astype(np.uint8)
     if image.shape[2] != config["channels"]:
         grey = np.round(image @ [0.299, 0.587, 0.114])[:, :, None] if image.shape[2] == 3 else image
@@ -151,7 +152,8 @@ def run_data(flags):
 
 def run(arguments):
     """Do what a command line says."""
-    parser = submission.Parser(description=__doc__, allow_abbrev=False, formatter_class=submission.argparse.RawTextHelpFormatter)
+    parser = submission.Parser(description=__doc__, allow_abbrev=False,
+                               formatter_class=submission.argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, choices=("gan", "mtd"))
     parser.add_argument("--weights", help="checkpoint (default: saved_models/MODEL.pt)")
     parser.add_argument("--num_images", type=int, default=16, help="gan: how many images (default: 16)")
@@ -160,7 +162,7 @@ def run(arguments):
     parser.add_argument("--out", default="results/test", help="gan: folder for the images (default: results/test)")
     parser.add_argument("--image", help="mtd: an image, or a folder of images")
     parser.add_argument("--data_path", help="mtd: a data set (folder or zip) to be scored on")
-    parser.add_argument("--split", default="test", choices=(*submission.SPLITS, "all"), help="with --data_path (default: test)")
+    parser.add_argument("--split", default="test", choices=(*submission.SPLITS, "all"), help="default: test")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args(arguments)
