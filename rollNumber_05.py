@@ -79,7 +79,7 @@ class Config:
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
-    device: str = flag("auto", "where to train", ("auto", "cpu", "cuda", "mps"))
+    device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
     resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
     weights: str = flag("", "MTD checkpoint for --task gradcam; empty: results/mtd/best.pt, else saved_models/mtd.pt")
     overwrite: bool = flag(False, "let a finished run replace weights that are already in --save_dir")
@@ -826,10 +826,11 @@ def make_optimizer(config, network, parameters):
 
 def pick_device(name):
     """torch.device for auto, cpu, cuda or mps. Raises UsageError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name != "auto" and not there[name]:
+    there = {"cuda": torch.cuda.is_available(), "cpu": True, "mps": torch.backends.mps.is_available()}
+    name = next(d for d in there if there[d]) if name == "auto" else name  # mps only if asked for: it is not tested
+    if not there[name]:
         raise UsageError(f"--device {name} is not available here; use --device {' or '.join(d for d in there if there[d])}")
-    return torch.device(name if name != "auto" else next(d for d in there if there[d]))
+    return torch.device(name)
 
 class Trainer:
     """Both networks, their averages and optimisers, and everything a checkpoint holds. task: 'gan' or 'mtd'."""
@@ -1141,13 +1142,13 @@ def draw_trace(axis, values, colour, label):
     axis.plot(values, color=colour, alpha=0.2, linewidth=0.6)
     axis.plot(smooth, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
-    axis.margins(y=0.25)
+    axis.set_ylim(0, max(axis.get_ylim()[1], 1.2 * values.max()))
     axis.legend(loc="upper right", ncols=2)
 
 def plot_training(trainer, folder):
     """losses.png, scores.png and, for an MTD, classifier_curves.png."""
     plt, traces = pyplot(), dict(zip(TRACES, trainer.traces.numpy().T))
-    units = {"losses": "nats" if trainer.config.loss == "bce" else "squared error", "scores": "probability of real"}
+    units = {"losses": "loss (nats)" if trainer.config.loss == "bce" else "squared error", "scores": "probability of real"}
     panels = {"losses": [("loss_g", "J(G)", "tab:blue"), ("loss_d", "J(D)", "tab:red")],
               "scores": [("d_real", "D(x), real images", "tab:green"), ("d_fake", "D(G(z)), generated images", "tab:orange")]}
     for file, curves in panels.items():
