@@ -58,8 +58,8 @@ class Config:
     channels: int = flag(3, "3 colour, 1 grey", (1, 3))
     latent_dim: int = flag(100, "length of the noise vector", low=1, high=4096)
     g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8, high=4096)
-    d_width: int = flag(128, "channels of D at 4x4, halved towards the image (the paper: 512)", low=8, high=4096)
-    head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=1, high=4096)
+    d_width: int = flag(128, "channels of D at 4x4, halved towards the image", low=8, high=4096)
+    head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
     upsample: str = flag("transposed", "G's upsampling; resize avoids checkerboards", ("transposed", "resize"))
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(1.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
@@ -140,8 +140,8 @@ class DataFolder:
     """Every file under a data folder; images are found by stem, split lists (train.txt with stems) are read."""
     def __init__(self, root, name):
         self.root, self.name, self.images, self.stats, self.listed, self.problems = root, name, {}, [], {}, []
-        for folder, names, files in os.walk(root):
-            names[:] = sorted(n for n in names if not re.match(r"\.|__MACOSX|(?i:masks?$|segmentation)", n))
+        for folder, names, files in os.walk(root, followlinks=True):
+            names[:] = sorted(n for n in names if not re.match(r"\.|__MACOSX|results$|(?i:masks?$|segmentation)", n))
             for path in (Path(folder, f) for f in sorted(files) if not f.startswith(".") and Path(folder, f).exists()):
                 info = path.stat()
                 self.stats.append((path.relative_to(root).as_posix(), info.st_size, info.st_mtime_ns))
@@ -173,10 +173,10 @@ class DataFolder:
     def field(self, annotation, names, cells, relative):
         """The field of an annotation, its image called by one of `names`; None, and noted, if there is no such image."""
         wanted = self.tags(annotation)
-        for name in names:
+        for name in (str(n).replace("\\", "/") for n in names):
             matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, self.tags(p))]
             if matches:
-                path = max(matches, key=lambda p: (p == annotation, shared_folders(p, str(name).replace("\\", "/")),
+                path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared_folders(p, name),
                                                    shared_folders(p, annotation), len(wanted & self.tags(p))))
                 above = annotation if annotation.suffix.lower() == ".json" else annotation.parent
                 split = self.listed.get(stem_key(path.name)) or named_split(path.parent.relative_to(self.root).parts) or (
@@ -284,7 +284,8 @@ def read_fields(folder, microscope, magnification):
                          f"{damaged[0] if damaged else 'no annotations, no class folders'}; layouts: {', '.join(READERS)}")
     unwanted = (MICROSCOPES - {microscope} if microscope != "both" else set()) | (
         MAGNIFICATIONS - {magnification} if magnification != "all" else set())
-    kept = [f for f in fields if not f.tags & unwanted]
+    given = {f.path for f in fields if f.split}  # a second list of the same images, without splits, would mix them
+    kept = [f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)]
     if not kept:
         there = sorted(set().union(*(f.tags for f in fields)) - set(SPLITS))
         raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out "
@@ -486,8 +487,9 @@ class MalariaDataset(torch.utils.data.Dataset):
         """The splits as text: images, cells and each class."""
         rows = [[s, c["images"], sum(c["cells"].values()), *c["cells"].values()] for s, c in self.counts().items()]
         rows.append(["total", *(sum(column) for column in list(zip(*rows))[1:])])
+        head = ["split", "images", "cells" if self.labels.ndim == 1 else "labels", *self.classes]
         return "\n".join([f"layout: {self.index['layout']}, skipped: {self.index['skipped']}", *self.index["problems"][:3],
-                          text_table([["split", "images", "cells", *self.classes], *rows])])
+                          text_table([head, *rows])])
 
 def text_table(rows):
     """Rows of values as aligned text."""
@@ -519,7 +521,7 @@ def blob(rng, centre, radius, roughness, points=28):
     return np.stack([np.cos(angle), np.sin(angle)], 1) * (radius * (1 + waves))[:, None] + centre
 
 def paint_parasite(fill, rng, stage, radius):
-    """Paint one parasite around (0, 0) of a cell of `radius`; fill(outline, colour), a line of `width` if given."""
+    """Paint one parasite around (0, 0) of a cell of `radius` with fill(outline, colour)."""
     def dots(spots, r, colour):
         for spot in spots:
             fill(blob(rng, spot, r * radius, 0.12), colour)
@@ -527,7 +529,8 @@ def paint_parasite(fill, rng, stage, radius):
     way = np.array([np.cos(turn), np.sin(turn)]) * radius
     if stage == "ring":  # signet ring: a thin blue circle around a vacuole, with one or two chromatin dots on it
         size = rng.uniform(0.24, 0.32)
-        fill(blob(rng, at, size * radius, 0.06), CYTOPLASM, width=0.09 * radius)
+        fill(blob(rng, at, (size + 0.05) * radius, 0.04), CYTOPLASM)
+        dots([at], size - 0.05, (224, 176, 190))
         dots([at + size * way, at + size * way[::-1]][:rng.integers(1, 3)], 0.12, CHROMATIN)
     elif stage == "trophozoite":  # amoeboid cytoplasm with a vacuole, a larger chromatin mass and a little pigment
         fill(blob(rng, at / 2, 0.5 * radius, 0.28), CYTOPLASM)
@@ -550,19 +553,16 @@ def paint_cell(image, mask, x, y, radius, stage, seed):
     import cv2
     rng = np.random.default_rng(seed)
     tone = np.array([206, 140, 158]) + rng.normal(0, 5, 3)
-    def fill(outline, colour, width=0.0, parasite=255):
+    def fill(outline, colour, parasite=255):
         points = [np.round((outline + (x, y)) * DEMO_ZOOM * 16).astype(np.int32)]
         for canvas, c in ((image, np.clip(colour, 0, 255).tolist()), (mask, parasite)):
-            if width:
-                cv2.polylines(canvas, points, True, c, max(1, round(width * DEMO_ZOOM)), cv2.LINE_AA, 4)
-            else:
-                cv2.fillPoly(canvas, points, c, cv2.LINE_AA, 4)
+            cv2.fillPoly(canvas, points, c, cv2.LINE_AA, 4)
 
     body, pale = blob(rng, (0, 0), radius, 0.04), rng.uniform(10, 60) * (stage in ("red blood cell", "ring"))
     fill(body, tone - 22, parasite=0)
     for part in np.linspace(0, 1, 12):  # from the dark rim to the pale centre
         fill(body * (0.95 - 0.8 * part), tone + pale * part ** 1.5, parasite=0)
-    paint_parasite(lambda outline, colour, width=0.0: fill(outline, colour + rng.normal(0, 6, 3), width), rng, stage, radius)
+    paint_parasite(lambda outline, colour: fill(outline, colour + rng.normal(0, 6, 3)), rng, stage, radius)
 
 def render_field(cells, left, rng):
     """The window of a strip that starts at `left`: uint8 RGB image, parasite mask (bool) and IML objects."""
@@ -594,11 +594,10 @@ def scatter_cells(rng, width, height):
     return placed
 
 def write_demo_set(target, seed=0):
-    """Render the demo set into `target` once, in the IML layout, with parasite masks in masks.npz; returns `target`."""
+    """Render the demo set once, in the IML layout, masks in masks.npz; fields are windows of a strip, overlapping by 1/8."""
     if target.exists():
         return target
     rng, step = np.random.default_rng(seed), DEMO_SIZE[1] * 7 // 8
-    # Fields are windows of one strip that overlap by an eighth: as in the real data, neighbours show the same cell.
     strip, annotations, masks = scatter_cells(rng, step * (DEMO_FIELDS + 1), DEMO_SIZE[0]), [], {}
     with atomic_folder(target) as building:
         (building / "images").mkdir()
@@ -791,7 +790,7 @@ def frozen_statistics(model):
         m.momentum = momentum
 
 def augment(images):
-    """Random rotation, flip, shift (up to 6 %), zoom (10 %) and tint, (B, C, S, S) -> the same shape; differentiable.
+    """Random rotation, flip, shift (up to 3 %), zoom (10 %) and tint, (B, C, S, S) -> the same shape; differentiable.
 
     D sees real and generated images through it alike, so that it cannot learn the real ones by heart and G does not
     learn the augmentation (Zhao et al. 2020, sec. 3). One resampling; corners are filled by reflection.
@@ -877,7 +876,9 @@ class Trainer:
             traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)]))
             bar.update(len(indices))
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
-                if not (now := torch.stack(traces[-20:])).isfinite().all():
+                now = torch.stack(traces[-20:])
+                weights = [p for net in self.nets.values() for p in net.parameters()] if i + 1 == len(batches) else []
+                if not all(t.isfinite().all() for t in (now, *weights)):
                     raise RuntimeError(f"a loss is not finite in epoch {self.epoch + 1}; try a lower --lr_d and --lr_g")
                 bar.set_postfix_str("D {0:.2f} C {1:.2f} G {4:.2f}".format(*now.mean(0).tolist()), refresh=False)
         traces = torch.stack(traces).cpu()
@@ -907,17 +908,15 @@ class Trainer:
 
 def environment(device):
     """Versions, device and git commit, for config.json."""
-    commit = None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    return dict(python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name, git_commit=commit)
+    return dict(python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name, git_commit=commit or None)
 
 def run_folder(config, task):
     """results/<task>; an earlier run's folder is moved aside unless this run goes on with it."""
     folder = Path(config.results_dir, task)
-    if (folder / "last.pt").exists() and not config.resume:
+    if (folder / "last.pt").exists() and resume_path(config, task) != folder / "last.pt":
         kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{task}.old-{i}")).exists())
         folder.rename(kept)
         print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
@@ -939,20 +938,19 @@ def train(task, config, data):
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size))
     about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
     (folder / "config.json").write_text(json.dumps(about, indent=1))
-    noise = latents(64, config.latent_dim, config.seed)
     try:
         with tqdm(total=steps * config.batch_size * epochs, initial=steps * config.batch_size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=None) as bar:
             while trainer.epoch < epochs:
-                finish_epoch(trainer, trainer.train_epoch(parts["train"], steps, bar), parts, folder, noise, bar)
-    except (KeyboardInterrupt, RuntimeError) as stop:
-        kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}" if trainer.saved else "no epoch was finished"
-        raise type(stop)(f"{task}: {stop}{'; ' if str(stop) else ''}{kept}")
+                finish_epoch(trainer, trainer.train_epoch(parts["train"], steps, bar), parts, folder, bar)
+    except (KeyboardInterrupt, RuntimeError, OSError) as stop:
+        kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
+        raise type(stop)(f"{task}: {stop}; {kept if trainer.saved else 'no epoch was finished'}".replace(": ;", ":"))
     return trainer, folder
 
-def finish_epoch(trainer, row, parts, folder, noise, bar):
+def finish_epoch(trainer, row, parts, folder, bar):
     """After an epoch: validate an MTD, save the state, then the numbers and the sample grid."""
-    text, score = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", trainer.epoch
+    text, better = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False
     if trainer.task == "mtd":
         for name in ("train", "val"):
             scores = evaluate(trainer.averages["discriminator"], parts[name].split(name, limit=2000), trainer.config.loss)
@@ -960,16 +958,16 @@ def finish_epoch(trainer, row, parts, folder, noise, bar):
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
         recent = [r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]]  # one epoch's value is a lucky draw
         score = sum(recent) / 5 - 1e-3 * row["val_loss"]  # the loss settles ties
-    better, trainer.best = score > trainer.best, max(score, trainer.best)
+        better, trainer.best = score > trainer.best or not (folder / "best.pt").exists(), max(score, trainer.best)
     trainer.history.append(row)
-    if better and trainer.task == "mtd":
+    if better:
         write_checkpoint(trainer.state(), folder / "best.pt")
     write_checkpoint(trainer.state(), folder / "last.pt")
     trainer.saved = trainer.epoch
     lines = [",".join(row), *(",".join(map(str, r.values())) for r in trainer.history)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    write_image(folder / "samples" / f"epoch_{trainer.epoch:04d}.png", tile(sample(trainer.averages["generator"], noise)),
-                f"epoch {trainer.epoch}, averaged G, the same noise every epoch")
+    images = sample(trainer.averages["generator"], latents(64, trainer.config.latent_dim, trainer.config.seed))
+    write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
     if trainer.epoch % 10 == 0:
         plot_training(trainer, folder)
     bar.write(f"{trainer.task} epoch {row['epoch']}: {text}  {row['images_per_second']:.0f} images/s", file=sys.stderr)
@@ -992,7 +990,7 @@ def read_checkpoint(path, task=None):
         raise UsageError(f"{path}: no such file")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
         raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not isinstance(state.get("config"), dict):
         raise UsageError(f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; --task gan|mtd writes one")
     if task and state.get("task") != task:
         raise UsageError(f"{path}: weights of a {state.get('task')}, not of a {task}")
@@ -1016,14 +1014,15 @@ def resume_path(config, task):
 
 def resumed_config(given):
     """The config of the run to go on with, under the flags `given` now, of which only RESUMABLE ones may differ."""
-    config = Config(**given)
-    path = next((p for t in ("gan", "mtd") if config.task in (t, "all") and (p := resume_path(config, t))), None)
-    if not path:
+    config, old = Config(**given), {}
+    for task in ("gan", "mtd") if config.task == "all" else [config.task]:
+        if path := resume_path(config, task):
+            found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
+            old = old or found
+            if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
+                raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
+    if not old:
         raise UsageError(f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; leave --resume out")
-    old = read_checkpoint(path)["config"]
-    changed = [k for k, v in given.items() if k not in RESUMABLE and v != old.get(k)]
-    if changed:
-        raise UsageError(f"--resume: --{changed[0]} was {old.get(changed[0])!r} in {path} and cannot change; leave it out")
     return Config(**{**old, "resume": config.resume, "task": config.task, "json": False, "overwrite": False, **given})
 
 # ================================================ evaluation =================================================
@@ -1086,11 +1085,11 @@ def to_uint8(images):
     return ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 # ================================================= Grad-CAM ==================================================
-def grad_cam(model, images, score, layer=None):
-    """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2).
-    layer: the convolution to explain, if None `model.explained_layer()`. Modes, flags and gradients stay as they were."""
+def grad_cam(model, images, score):
+    """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
+    on `model.explained_layer()`. Modes, flags and gradients of the model stay as they were."""
     kept = {}
-    hook = (layer or model.explained_layer()).register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
+    hook = model.explained_layer().register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
     try:
         with evaluating(model), torch.enable_grad():
             logits = score(model(images.detach().clone().requires_grad_(True)))
@@ -1103,7 +1102,7 @@ def heat_maps(raw, size):
     """Raw maps (N, h, w) -> bilinear (N, size, size) in [0, 1], and (N,) whether there is positive evidence; zero if not."""
     maps = F.interpolate(raw[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=1e-12), raw.amax((1, 2)) > 0
+    return (maps - low) / (high - low).clamp(min=1e-12), (high > low).flatten()
 
 # =================================================== plots ===================================================
 def pyplot():
@@ -1117,7 +1116,7 @@ def pyplot():
 
 def tile(images, columns=8, gap=2):
     """uint8 (N, S, S, C) -> one RGB image with the images in rows, small ones enlarged to at least 64 pixels."""
-    zoom = max(1, 64 // images.shape[1])
+    zoom = math.ceil(64 / images.shape[1])
     images = images.repeat(zoom, 1).repeat(zoom, 2).repeat(3 // images.shape[3], 3)
     side, rows = images.shape[1] + gap, math.ceil(len(images) / columns)
     out = np.full((rows * side + gap, columns * side + gap, 3), 255, np.uint8)
@@ -1142,13 +1141,13 @@ def draw_trace(axis, values, colour, label):
     axis.plot(values, color=colour, alpha=0.2, linewidth=0.6)
     axis.plot(smooth, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
-    axis.set_ylim(0, max(axis.get_ylim()[1], 1.2 * values.max()))
-    axis.legend(loc="upper right", ncols=2)
+    axis.set_ylim(0, max(axis.get_ylim()[1], 1.3 * values.max()))
+    axis.legend(loc="upper right")
 
 def plot_training(trainer, folder):
     """losses.png, scores.png and, for an MTD, classifier_curves.png."""
     plt, traces = pyplot(), dict(zip(TRACES, trainer.traces.numpy().T))
-    units = {"losses": "loss (nats)" if trainer.config.loss == "bce" else "squared error", "scores": "probability of real"}
+    units = {"losses": "loss (nats)" if trainer.config.loss == "bce" else "squared error", "scores": "D: 0 fake, 1 real"}
     panels = {"losses": [("loss_g", "J(G)", "tab:blue"), ("loss_d", "J(D)", "tab:red")],
               "scores": [("d_real", "D(x), real images", "tab:green"), ("d_fake", "D(G(z)), generated images", "tab:orange")]}
     for file, curves in panels.items():
@@ -1207,8 +1206,8 @@ def judge(data, probabilities):
     else:
         answers = (probabilities > 0.5).astype(int)
         sure, right = np.where(answers, probabilities, 1 - probabilities).min(1), (answers == labels).all(1)
-    known, said = ([label_text(v, data.classes) for v in values] for values in (labels, answers))
-    return right, sure, [f"true {k}\n{s} {p:.2f}" for k, s, p in zip(known, said, sure)]
+    true, said = ([label_text(v, data.classes) for v in values] for values in (labels, answers))
+    return right, sure, [f"true {t}\n{s} {p:.2f}" for t, s, p in zip(true, said, sure)]
 
 def plot_predictions(folder, data, probabilities):
     """predictions_right.png and predictions_wrong.png of a dataset: true label, answer and its probability."""
@@ -1309,12 +1308,12 @@ def run_gradcam(config, data):
         if value != (known := (state if key == "classes" else state["config"])[key]):
             raise UsageError(f"{weights}: made with {key} {known}, here it is {value}; give --{key} and data to match")
     folder.mkdir(parents=True, exist_ok=True)
-    probabilities = predict(model, test, loss)["probabilities"]
+    probabilities = predict(model, test, loss, turns=8)["probabilities"]
     right, _, texts = judge(test, probabilities)
     for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:24])
         top = torch.from_numpy(probabilities[chosen].argmax(1)).to(data.device)[:, None]
-        gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the class answered, {name} answers (test)", cam_pictures(
+        gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the likeliest class, {name} answers (test)", cam_pictures(
             model, test.batch(torch.from_numpy(chosen)), lambda out: out[1].gather(1, top)[:, 0],
             [texts[i] for i in chosen]) if len(chosen) else [])
     fake = generator(latents(8, generator.latent_dim, config.seed).to(data.device))
@@ -1323,7 +1322,7 @@ def run_gradcam(config, data):
     for sign, meaning in ((1, "real"), (-1, "fake")):
         pictures += cam_pictures(model, images, lambda out: sign * out[0], [
             f"{k}, D {p:.2f}\nwhat speaks for {meaning}" for k, p in zip(kinds, real_probability(model(images)[0], loss))])
-    gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: probability of real)", pictures)
+    gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)", pictures)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 def compare(config):
@@ -1332,7 +1331,7 @@ def compare(config):
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
     noise = latents(64, config.latent_dim, config.seed)
-    curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): probability of real", "d_fake": "D(G(z)): the same"}
+    curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): 0 fake, 1 real", "d_fake": "D(G(z)): 0 fake, 1 real"}
     runs = ("gan", axes[0, 0], "tab:blue", "before: DCGAN"), ("mtd", axes[0, 1], "tab:red", "after: with the head")
     for task, axis, colour, name in runs:
         generator, _, state = load_networks(Path(config.results_dir, task, "last.pt"), task)
@@ -1394,7 +1393,7 @@ def main(work, arguments):
         print("error:" if wrong_usage else "failed:", *str(error).split(), file=sys.stderr)
         return 2 if wrong_usage else 1
     except KeyboardInterrupt as stopped:
-        print(f"\nstopped: {stopped or 'before training'}; go on with the same command and --resume", file=sys.stderr)
+        print(f"\nstopped {stopped}", file=sys.stderr)
         return 130
 
 if __name__ == "__main__":

@@ -53,12 +53,11 @@ def test(architecture, weights, sample):
 
 def read_noise(sample, length):
     """Noise from an array or .npy file as a float tensor (length,) or (N, length)."""
-    if isinstance(sample, (str, Path)):
-        try:
-            sample = np.load(sample, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--noise {sample}: not a .npy file of numbers ({error})")
-    noise = torch.as_tensor(np.asarray(sample, dtype=np.float32))
+    try:
+        values = np.load(sample, allow_pickle=False) if isinstance(sample, (str, Path)) else np.asarray(sample)
+        noise = torch.from_numpy(values.astype(np.float32, casting="same_kind" if values.dtype.kind in "fc" else "unsafe"))
+    except Exception as error:  # numpy raises many kinds for files and values that are not numbers
+        raise UsageError(f"--noise {sample}: not an array or .npy file of numbers ({error})")
     if noise.ndim not in (1, 2) or noise.shape[-1] != length or not noise.isfinite().all() or not noise.numel():
         raise UsageError(f"--noise: needs finite numbers of shape ({length},) or (N, {length}), got {tuple(noise.shape)}")
     return noise
@@ -72,7 +71,8 @@ def read_sample(sample, config):
     if image.ndim == 2:
         image = image[:, :, None]
     kind = image.dtype.kind
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size or kind not in "uifb" or not np.isfinite(image).all():
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size or kind not in "uifb" or (
+            not np.isfinite(image).all()):
         raise UsageError(f"array {image.shape} of {image.dtype}: needs finite (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     scale = 255 / np.iinfo(image.dtype).max if kind == "u" else 255 if kind in "fb" else 1
     image = np.clip(np.round(image[:, :, :3] * scale), 0, 255).astype(np.uint8)
@@ -101,7 +101,10 @@ def run_gan(flags):
     noise = read_noise(flags.noise, generator.latent_dim).view(-1, generator.latent_dim) if flags.noise else \
         submission.latents(flags.num_images, generator.latent_dim, flags.seed)
     out = Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {flags.out}: cannot be a folder ({error.strerror})")
     images = submission.sample(generator, noise)
     for i, image in enumerate(images):
         submission.write_image(out / f"{i:04d}.png", image.repeat(3 // image.shape[2], 2))
@@ -172,8 +175,9 @@ def run(arguments):
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     flags = parser.parse_args(arguments)
     flags.weights = flags.weights or f"saved_models/{flags.model}.pt"
-    if not 1 <= flags.num_images <= 10000:
-        raise UsageError(f"--num_images {flags.num_images}: give 1 to 10000")
+    for name, low, high in (("num_images", 1, 10000), ("seed", 0, 2 ** 63 - 1)):
+        if not low <= getattr(flags, name) <= high:
+            raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
     if flags.model == "mtd" and bool(flags.image) == bool(flags.data_path):
         raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP, one of them")
     if flags.model == "gan" and (flags.image or flags.data_path):
