@@ -60,6 +60,7 @@ class Config:
     g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8, high=4096)
     d_width: int = flag(128, "channels of D at 4x4, halved towards the image", low=8, high=4096)
     head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
+    dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
     upsample: str = flag("transposed", "G's upsampling; resize avoids checkerboards", ("transposed", "resize"))
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(1.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
@@ -68,7 +69,7 @@ class Config:
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
     optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
     lr_g: float = flag(5e-4, "learning rate of G", low=0)
-    lr_d: float = flag(5e-4, "learning rate of D and of the MTD", low=0)
+    lr_d: float = flag(1e-3, "learning rate of D and of the MTD", low=0)
     beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
     beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
@@ -671,9 +672,9 @@ class Discriminator(nn.Module):
 
 class MultiTaskDiscriminator(Discriminator):
     """The discriminator with a second head: two fully connected layers on the second-last convolution name the cell."""
-    def __init__(self, *, num_classes, head_width=128, image_size=64, channels=3, width=128):
+    def __init__(self, *, num_classes, head_width=128, dropout=0.5, image_size=64, channels=3, width=128):
         super().__init__(image_size=image_size, channels=channels, width=width)
-        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(width * 16, head_width), nn.LeakyReLU(0.2))
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(width * 16, head_width), nn.LeakyReLU(0.2), nn.Dropout(dropout))
         self.classify = nn.Linear(head_width, num_classes)
         self.embed.apply(initialise)
         initialise(self.classify)
@@ -689,7 +690,7 @@ def build_models(task, settings, num_classes):
     d_shape = dict(shape, width=settings["d_width"])
     return (Generator(**shape, latent_dim=settings["latent_dim"], width=settings["g_width"], upsample=settings["upsample"]),
             Discriminator(**d_shape) if task == "gan" else
-            MultiTaskDiscriminator(**d_shape, num_classes=num_classes, head_width=settings["head_width"]))
+            MultiTaskDiscriminator(num_classes=num_classes, **d_shape, **{k: settings[k] for k in ("head_width", "dropout")}))
 
 def size_formula(layer, i):
     """How a convolution's output side follows from its input side i, worked out."""
@@ -1289,8 +1290,7 @@ def report_mtd(folder, config, data):
     scores = {s: evaluate(model, data.split(s), config.loss, turns=8) for s in ("val", "test")}
     (folder / "scores.json").write_text(json.dumps({"best_epoch": state["epoch"], **scores}, indent=1))
     for split, s in scores.items():
-        print(f"mtd: {split} n {s['n']}, accuracy {s['accuracy']:.3f}, balanced accuracy {s['balanced_accuracy']:.3f}, "
-              f"epoch {state['epoch']}, mean over 8 flips and turns")
+        print(f"mtd: {split} n {s['n']}, accuracy {s['accuracy']:.3f}, balanced {s['balanced_accuracy']:.3f}")
     plot_scores(folder, scores)
     plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
     unseen = data.split("val", "test", limit=1000)
