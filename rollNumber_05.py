@@ -547,7 +547,7 @@ def paint_parasite(fill, rng, stage, radius):
     elif stage == "gametocyte":  # fills the cell: even cytoplasm, one eccentric nucleus, pigment scattered all over
         fill(blob(rng, (0, 0), 0.88 * radius, 0.03), (146, 118, 170))
         dots([1.3 * at], 0.27, (134, 50, 130))
-        dots(rng.normal(0, 0.42 * radius, (26, 2)), 0.045, PIGMENT)
+        dots(rng.uniform(-0.58, 0.58, (26, 2)) * radius, 0.045, PIGMENT)
 
 def paint_cell(image, mask, x, y, radius, stage, seed):
     """Paint one cell at (x, y) pixels into image and parasite mask, both DEMO_ZOOM times larger than the field."""

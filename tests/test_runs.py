@@ -1,4 +1,5 @@
 """Both programs end to end, as a user runs them: training, pictures, checkpoints, resuming, the JSON contract."""
+import importlib.util
 import json
 import os
 import signal
@@ -92,10 +93,16 @@ def test_a_finished_run_never_replaces_weights_silently(demo, script):
 def test_resuming_equals_never_having_stopped(task, tmp_path, demo, monkeypatch):
     """Bit for bit on the CPU: weights, averages, optimisers, traces and numbers after 2 + 2 epochs and after 4."""
     monkeypatch.chdir(tmp_path)
-    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--save_dir", "w"]
-    assert s.main(s.run, [*common, "--epochs", "4", "--results_dir", "straight"]) == 0
-    assert s.main(s.run, [*common, "--epochs", "2", "--results_dir", "halves"]) == 0
-    assert s.main(s.run, ["--task", task, "--resume", "--epochs", "4", "--results_dir", "halves"]) == 0
+    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY)]
+
+    def train(*flags):
+        given = s.parse_flags([*common, *flags] if "--resume" not in flags else ["--task", task, *flags])
+        config = s.resumed_config(given) if "resume" in given else s.Config(**given)
+        s.train(task, config, s.load_data(config))
+
+    train("--epochs", "4", "--results_dir", "straight")
+    train("--epochs", "2", "--results_dir", "halves")
+    train("--epochs", "4", "--results_dir", "halves", "--resume")
     one, two = (s.read_checkpoint(tmp_path / r / task / "last.pt") for r in ("straight", "halves"))
 
     def same(a, b, where=""):
@@ -142,8 +149,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_
     assert not last.exists() or all(v.isfinite().all() for v in s.read_checkpoint(last)["weights"]["generator"].values())
 
 
-@pytest.mark.parametrize("flags", [("--view", "field"), ("--channels", 1, "--loss", "lsgan"), ("--upsample", "resize",
-                                   "--optimizer_g", "rmsprop", "--optimizer_d", "sgd", "--no-augment", "--ema", 0)])
+@pytest.mark.parametrize("flags", [("--view", "field", "--upsample", "resize", "--optimizer_g", "rmsprop", "--optimizer_d", "sgd"),
+                                   ("--channels", 1, "--loss", "lsgan", "--no-augment", "--ema", 0)])
 def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo, script):
     """Every picture-making path works for multi-label fields, grey images and the other choices."""
     data = demo[0] / "results/demo_data"
@@ -205,12 +212,17 @@ def test_images_from_noise(demo, tester, tmp_path):
     assert (tmp_path / "c/0002.png").read_bytes() == (tmp_path / "a/0002.png").read_bytes()
 
 
-def test_the_test_function(demo):
-    """test(architecture, weights, sample) with a name or a network, a file or an array, one or several."""
-    import importlib.util
+@pytest.fixture(scope="session")
+def module():
+    """test.py as a module; not by its name, which the standard library has too."""
     spec = importlib.util.spec_from_file_location("hand_in_test", ROOT / "test.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_the_test_function(demo, module):
+    """test(architecture, weights, sample) with a name or a network, a file or an array, one or several."""
     folder, _ = demo
     one = module.test("gan", folder / "weights/gan.pt", np.zeros(100))
     assert one.shape == (32, 32, 3) and one.dtype == np.uint8
@@ -232,10 +244,10 @@ def test_the_test_function(demo):
     (("--model", "cnn"), "--model"), ((), "--model"), (("--model", "mtd"), "--image"),
     (("--model", "mtd", "--image", "nowhere.png"), "nowhere.png"), (("--model", "gan", "--num_images", 0), "--num_images"),
     (("--model", "gan", "--noise", "nowhere.npy"), "nowhere.npy"), (("--model", "gan", "--wieghts", "x"), "--weights"),
-    (("--model", "mtd", "--data_path", "nowhere"), "nowhere")])
-def test_wrong_usage_of_test_py(arguments, names, demo, tester):
+    (("--model", "mtd", "--data_path", "nowhere"), "nowhere"), (("--model", "gan", "--seed", -1), "--seed")])
+def test_wrong_usage_of_test_py(arguments, names, demo, module, capsys):
     """One line on standard error that names the flag or file, exit code 2."""
     weights = ("--weights", demo[0] / f"weights/{arguments[1]}.pt") if len(arguments) > 2 and "--wieghts" not in arguments else ()
-    done = tester(*arguments, *weights, cwd=demo[0])
-    assert done.returncode == 2 and done.stderr.startswith("error:") and names in done.stderr
-    assert done.stderr.count("\n") == 1 and not done.stdout
+    assert s.main(module.run, [*map(str, arguments), *map(str, weights)]) == 2
+    found = capsys.readouterr()
+    assert found.err.startswith("error:") and names in found.err and found.err.count("\n") == 1 and not found.out
