@@ -928,8 +928,8 @@ def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer = Trainer(task, config, data.classes, data.device)
     parts = {s: data.split(s) for s in SPLITS}
-    if not all(map(len, parts.values())) or (task == "mtd" and len(data.classes) < 2):
-        raise UsageError(f"--task {task} needs images in every split, mtd two classes; see --task data, change --classes")
+    if not all(len(parts[s]) for s in (SPLITS if task == "mtd" else SPLITS[:1])) or (task == "mtd" and len(data.classes) < 2):
+        raise UsageError("--task gan needs training images, --task mtd images in every split and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:

@@ -152,7 +152,7 @@ def bench_flops(folder, data_path, smoke):
 
 
 def timed(command, cwd):
-    """(seconds, peak memory in MB) of a process that has to succeed; memory is the largest child's so far."""
+    """(seconds, peak memory in MB) of a process that has to succeed; memory is that of the largest process so far."""
     start = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True, capture_output=True)
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -226,10 +226,16 @@ def main():
     parser.add_argument("--out", help="write the numbers as JSON to this file as well")
     flags = parser.parse_args()
     data_path, results = flags.data_path and os.path.abspath(flags.data_path), {}
-    for name in flags.only:
-        with tempfile.TemporaryDirectory() as folder:
-            results[name] = SECTIONS[name](Path(folder), data_path, flags.smoke)
-        print(name, json.dumps(results[name], indent=1), sep=": ", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if len(flags.only) == 1:
+            results = {flags.only[0]: SECTIONS[flags.only[0]](Path(folder), data_path, flags.smoke)}
+            print(json.dumps(results, indent=1), flush=True)
+        else:  # each section in a process of its own, so that none inherits another's memory or threads
+            for name in flags.only:
+                part = Path(folder, f"{name}.json")
+                command = [sys.executable, __file__, "--only", name, "--data_path", data_path, "--out", str(part)]
+                subprocess.run(command + ["--smoke"] * flags.smoke, check=True)
+                results |= json.loads(part.read_text())
     if flags.out:
         Path(flags.out).write_text(json.dumps(results, indent=1) + "\n")
 
