@@ -97,7 +97,6 @@ class Config:
             if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
-# Flags that may differ between a stopped run and the run that goes on with it; all others shape the result.
 RESUMABLE = {"data_path", "task", "epochs", "device", "resume", "weights", "overwrite", "results_dir", "save_dir", "json"}
 
 # =================================================== data ===================================================
@@ -930,8 +929,9 @@ def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer = Trainer(task, config, data.classes, data.device)
     parts = {s: data.split(s) for s in SPLITS}
-    if not all(len(parts[s]) for s in (SPLITS if task == "mtd" else SPLITS[:1])) or (task == "mtd" and len(data.classes) < 2):
-        raise UsageError("--task gan needs training images, --task mtd images in every split and two --classes; see --task data")
+    needed = SPLITS if task == "mtd" else ("train",)
+    if not all(len(parts[s]) for s in needed) or (task == "mtd" and len(data.classes) < 2):
+        raise UsageError("--task gan needs training images, mtd images in every split and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:
@@ -1121,12 +1121,10 @@ def tile(images, columns=8, gap=2):
     """uint8 (N, S, S, C) -> one RGB image with the images in rows, small ones enlarged to at least 64 pixels."""
     zoom = math.ceil(64 / images.shape[1])
     images = images.repeat(zoom, 1).repeat(zoom, 2).repeat(3 // images.shape[3], 3)
-    side, rows = images.shape[1] + gap, math.ceil(len(images) / columns)
-    out = np.full((rows * side + gap, columns * side + gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * side + gap, i % columns * side + gap
-        out[top:top + side - gap, left:left + side - gap] = image
-    return out
+    images = np.pad(images, ((0, -len(images) % columns), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
+    _, height, width, _ = images.shape
+    sheet = images.reshape(-1, columns, height, width, 3).swapaxes(1, 2).reshape(-1, columns * width, 3)
+    return np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=255)
 
 def write_image(path, image, caption=""):
     """Write an RGB image as PNG, with a line of text above it if there is a caption."""
