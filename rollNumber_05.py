@@ -75,7 +75,7 @@ class Config:
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: 40, on the demo set 8", low=0)
+    epochs: int = flag(0, "passes over the data; 0: 40, on the demo set 6", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
@@ -937,7 +937,7 @@ def train(task, config, data):
         if state["classes"] != data.classes:
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
-    folder, epochs = run_folder(config, task), config.epochs or (40 if config.data_path else 8)
+    folder, epochs = run_folder(config, task), config.epochs or (40 if config.data_path else 6)
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size))
     about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
     (folder / "config.json").write_text(json.dumps(about, indent=1))
