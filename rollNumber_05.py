@@ -931,7 +931,7 @@ def train(task, config, data):
     parts = {s: data.split(s) for s in SPLITS}
     needed = SPLITS if task == "mtd" else ("train",)
     if not all(len(parts[s]) for s in needed) or (task == "mtd" and len(data.classes) < 2):
-        raise UsageError("--task gan needs training images, mtd images in every split and two --classes; see --task data")
+        raise UsageError(f"--task {task}: gan needs training images, mtd images in every split and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:
