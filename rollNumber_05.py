@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -31,8 +32,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 class UsageError(Exception):
@@ -78,6 +81,9 @@ class Config:
     epochs: int = flag(0, "passes over the data; 0: 40, on the demo set 6", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
+    precision: str = flag("auto", "arithmetic of the networks in training; auto: bf16 where the processor or GPU multiplies "
+                          "in it, else fp32", ("auto", "fp32", "bf16"))
+    cuda_graph: bool = flag(False, "record the step as one CUDA graph and replay it; needs one CUDA device, not yet tried")
     augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
@@ -645,8 +651,8 @@ class Generator(nn.Module):
         self.apply(initialise)
 
     def forward(self, noise):
-        """noise (B, latent_dim), standard normal -> images (B, C, S, S) in [-1, 1]."""
-        return self.blocks(self.project(noise))
+        """noise (B, latent_dim), standard normal -> images (B, C, S, S) in [-1, 1], float32 in any precision."""
+        return self.blocks(self.project(noise)).float()
 
 class Discriminator(nn.Module):
     """Image to one logit, high for real: stride-2 convolutions, batch norm except on the first, LeakyReLU 0.2."""
@@ -663,7 +669,7 @@ class Discriminator(nn.Module):
 
     def forward(self, images):
         """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,)."""
-        return self.real_fake(self.features(images)).flatten()
+        return self.real_fake(self.features(images)).flatten().float()
 
     def explained_layer(self):
         """The last convolution with at least 4x4 outputs, Grad-CAM's target: the 1x1 logit has no map to show."""
@@ -681,7 +687,7 @@ class MultiTaskDiscriminator(Discriminator):
     def forward(self, images):
         """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,), class logits (B, n)."""
         maps = self.features(images)
-        return self.real_fake(maps).flatten(), self.classify(self.embed(maps))
+        return self.real_fake(maps).flatten().float(), self.classify(self.embed(maps)).float()
 
 def build_models(task, settings, num_classes):
     """(generator, discriminator or MTD) of a task, with the sizes that `settings`, a config as a mapping, gives."""
@@ -748,17 +754,16 @@ def real_probability(logits, kind):
     return logits.sigmoid() if kind == "bce" else logits.clamp(0, 1)
 
 # ============================================= one training step =============================================
-def discriminator_step(g, d, optimizer, real, noise, *, loss, view=lambda x: x, labels=None, smoothing=0.0, weight=1.0):
-    """One update of D on real images and detached fakes: min J(D), for an MTD with labels min J(D) + weight * J(C).
+def discriminator_step(d, optimizer, real, fake, *, loss, labels=None, smoothing=0.0, weight=1.0):
+    """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C).
 
-    real (B, C, S, S), noise (B, latent); `view` augments both alike. Returns detached J(D), J(C), real and fake logits.
-    Batch norm sees real and fake apart; only real feeds its running averages, for D's eval mode is about real cells.
+    Returns detached J(D), J(C), real and fake logits. Two passes, because batch norm has to see real and fake apart: D
+    would else tell them by their share of the batch. Only real feeds its running averages, for D's eval mode is about
+    real cells.
     """
-    with torch.no_grad():
-        fake = g(noise)
-    real_out = d(view(real))
+    real_out = d(real)
     with frozen_statistics(d):
-        fake_out = d(view(fake))
+        fake_out = d(fake.detach())
     real_logits, fake_logits = (real_out, fake_out) if labels is None else (real_out[0], fake_out[0])
     j_d = discriminator_loss(real_logits, fake_logits, loss)
     j_c = torch.zeros_like(j_d) if labels is None else classification_loss(real_out[1], labels, smoothing)
@@ -767,11 +772,11 @@ def discriminator_step(g, d, optimizer, real, noise, *, loss, view=lambda x: x, 
     optimizer.step()
     return j_d.detach(), j_c.detach(), real_logits.detach(), fake_logits.detach()
 
-def generator_step(g, d, optimizer, noise, *, loss, view=lambda x: x):
-    """One update of G through a frozen D on fresh noise (B, latent): min J(G). Returns detached J(G)."""
+def generator_step(d, optimizer, fake, *, loss):
+    """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G)."""
     d.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(d):
-        out = d(view(g(noise)))
+        out = d(fake)
     j_g = generator_loss(out[0] if isinstance(out, tuple) else out, loss)
     optimizer.zero_grad(set_to_none=True)
     j_g.backward()
@@ -809,9 +814,8 @@ def augment(images):
     return images * (0.75 + 0.5 * gain) + 0.4 * tint - 0.2
 
 @torch.no_grad()
-def update_average(average, model, decay, step):
-    """Exponential moving average of weights and batch statistics; a short decay at first, while weights are noise."""
-    decay = min(decay, (1 + step) / (10 + step))
+def update_average(average, model, decay):
+    """Exponential moving average of weights and batch statistics, by `decay`, a 0-d tensor on their device."""
     for a, m in zip(average.state_dict().values(), model.state_dict().values()):
         a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)
 
@@ -821,17 +825,72 @@ TRACES = ("loss_d", "loss_c", "d_real", "d_fake", "loss_g")
 def make_optimizer(config, network, parameters):
     """The optimiser that a config asks for network 'g' or 'd'."""
     kind, lr, beta1, beta2 = (getattr(config, f"{k}_{network}") for k in ("optimizer", "lr", "beta1", "beta2"))
-    return {"adam": lambda: torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True),
-            "rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=beta2),
+    graph = dict(capturable=config.cuda_graph)
+    return {"adam": lambda: torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True, **graph),
+            "rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=beta2, **graph),
             "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=beta1)}[kind or config.optimizer]()
 
 def pick_device(name):
-    """torch.device for auto, cpu, cuda or mps. Raises UsageError if it is not there."""
+    """torch.device for auto, cpu, cuda or mps; of several processes each gets its own GPU. Raises UsageError."""
     there = {"cuda": torch.cuda.is_available(), "cpu": True, "mps": torch.backends.mps.is_available()}
     name = next(d for d in there if there[d]) if name == "auto" else name  # mps only if asked for: it is not tested
     if not there[name]:
         raise UsageError(f"--device {name} is not available here; use --device {' or '.join(d for d in there if there[d])}")
-    return torch.device(name)
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+
+def pick_precision(name, device):
+    """The torch.dtype that convolutions and matrix products are done in while training."""
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else device.type == "cpu" and any(
+        getattr(torch.cpu, "get_capabilities", dict)().get(k) for k in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if name == "bf16" or name == "auto" and fast else torch.float32
+
+# Several processes, started by torchrun: each has its own part of every batch, the gradients are averaged.
+def processes():
+    """(number of this process, number of all processes)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+@contextlib.contextmanager
+def process_group(device):
+    """Inside the block the processes that torchrun started can talk; by itself a process needs no group."""
+    if "LOCAL_RANK" not in os.environ:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+def seeds(config, epoch, rank=0):
+    """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
+    return int.from_bytes(hashlib.sha1(f"{config.seed} {epoch} {rank}".encode()).digest()[:8], "big")
+
+class GraphedUpdate:
+    """update(*tensors) as one CUDA graph, replayed with new inputs: small networks wait for launches, not for arithmetic.
+
+    The first calls run as they are, on a stream of their own, as recording asks for; every call is a real update.
+    """
+    def __init__(self, update, warm_up=3):
+        self.update, self.plain_calls, self.graph, self.stream = update, warm_up, None, torch.cuda.Stream()
+
+    def __call__(self, *inputs):
+        if self.plain_calls:
+            self.plain_calls -= 1
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                out = self.update(*inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return out
+        if self.graph is None:
+            self.graph, self.inputs = torch.cuda.CUDAGraph(), [i.clone() for i in inputs]
+            with torch.cuda.graph(self.graph):
+                self.out = self.update(*self.inputs)
+        for kept, new in zip(self.inputs, inputs):
+            kept.copy_(new)
+        self.graph.replay()
+        return self.out.clone()
 
 class Trainer:
     """Both networks, their averages and optimisers, and everything a checkpoint holds. task: 'gan' or 'mtd'."""
@@ -845,57 +904,81 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        torch.manual_seed(config.seed)
+        self.shared, self.precision = self.nets, pick_precision(config.precision, device)
+        if config.cuda_graph and (device.type != "cuda" or processes()[1] > 1):
+            raise UsageError("--cuda_graph needs one process on a CUDA device; leave it out")
+        self.step_once = GraphedUpdate(self.update) if config.cuda_graph else self.update
 
-    def update(self, real, labels):
-        """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device."""
-        c, (g, d), (opt_g, opt_d) = self.config, self.nets.values(), self.optimizers.values()
-        view = augment if c.augment else lambda x: x
-        noise = torch.randn(2, len(real), c.latent_dim, device=self.device)
-        j_d, j_c, real_logits, fake_logits = discriminator_step(
-            g, d, opt_d, real, noise[0], loss=c.loss, view=view, labels=labels if self.task == "mtd" else None,
-            smoothing=c.label_smoothing, weight=c.class_weight)
-        j_g = generator_step(g, d, opt_g, noise[1], loss=c.loss, view=view)
-        self.step += 1
+    def share(self):
+        """Take the first process's state and average gradients over all processes from now on."""
+        if processes()[1] > 1:  # running averages stay apart and the first process's are saved; torch 2.15 renamed the flag
+            known = inspect.signature(DistributedDataParallel).parameters
+            apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+            self.shared = {k: DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
+
+    def update(self, real, labels, decay):
+        """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
+
+        Both updates see the same fakes in the same views, so G and its images' augmentation run once.
+        decay: of the weights' averages, a 0-d tensor.
+        """
+        c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
+        view, faster = augment if c.augment else lambda x: x, dict(
+            device_type=self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+        with torch.autocast(**faster):
+            fake = g(torch.randn(len(real), c.latent_dim, device=self.device))
+        real, fake = view(real), view(fake)
+        with torch.autocast(**faster):
+            j_d, j_c, real_logits, fake_logits = discriminator_step(
+                d, opt_d, real, fake, loss=c.loss, labels=labels if self.task == "mtd" else None,
+                smoothing=c.label_smoothing, weight=c.class_weight)
+        with torch.autocast(**faster):
+            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss)
         for k, average in self.averages.items():
-            update_average(average, self.nets[k], c.ema, self.step)
+            update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss).mean() for logits in (real_logits, fake_logits))
         return torch.stack([j_d, j_c, d_real, d_fake, j_g])
 
     def batches(self, data, steps):
-        """Index batches of one epoch: whole shuffled passes for the GAN, class-balanced draws for the MTD."""
-        size = self.config.batch_size
+        """Index batches of one epoch for this process: whole shuffled passes for the GAN, class-balanced draws for the MTD."""
+        size, (rank, world) = self.config.batch_size, processes()
+        number, draw = steps * size * world, torch.Generator().manual_seed(seeds(self.config, self.epoch))
         if self.task == "mtd":
-            order = torch.multinomial(data.sampling_weights().cpu().double(), steps * size, replacement=True)
+            order = torch.multinomial(data.sampling_weights().cpu().double(), number, replacement=True, generator=draw)
         else:
-            order = torch.cat([torch.randperm(len(data)) for _ in range(math.ceil(steps * size / len(data)))])
-        return order[:steps * size].view(steps, size)
+            order = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
+        return order[:number].view(steps, world, size)[:, rank]
 
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers. Raises RuntimeError when a loss is no longer finite."""
-        start, traces = time.perf_counter(), []
-        for i, indices in enumerate(batches := self.batches(data, steps)):
-            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)]))
-            bar.update(len(indices))
+        start, traces, (rank, world) = time.perf_counter(), [], processes()
+        torch.manual_seed(seeds(self.config, self.epoch, rank + 1))
+        decay = torch.zeros((), device=self.device)
+        for i, indices in enumerate(batches := self.batches(data, steps).to(data.where.device)):
+            self.step += 1
+            decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
+            traces.append(self.step_once(data.batch(indices), data.labels[indices.to(data.device)], decay))
+            bar.update(len(indices) * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])
                 weights = [p for net in self.nets.values() for p in net.parameters()] if i + 1 == len(batches) else []
                 if not all(t.isfinite().all() for t in (now, *weights)):
                     raise RuntimeError(f"a loss is not finite in epoch {self.epoch + 1}; try a lower --lr_d and --lr_g")
                 bar.set_postfix_str("D {0:.2f} C {1:.2f} G {4:.2f}".format(*now.mean(0).tolist()), refresh=False)
-        traces = torch.stack(traces).cpu()
-        self.traces, self.epoch = torch.cat([self.traces, traces]), self.epoch + 1
+        traces = torch.stack(traces)
+        if world > 1:
+            dist.all_reduce(traces.div_(world))
+        self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
         seconds = time.perf_counter() - start
         return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
-                "images_per_second": round(batches.numel() / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
+                "images_per_second": round(batches.numel() * world / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
 
     def state(self):
         """The checkpoint: tensors and plain values only."""
-        rng = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if self.device.type == "cuda" else {})}
         parts = dict(weights=self.nets, ema=self.averages, optimizers=self.optimizers)
         return {"format": CHECKPOINT_FORMAT, "task": self.task, "config": dict(vars(self.config)), "classes": self.classes,
                 "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "epoch": self.epoch, "step": self.step,
-                "history": self.history, "traces": self.traces, "best": self.best, "rng": rng,
+                "history": self.history, "traces": self.traces, "best": self.best,
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def load(self, state):
@@ -904,30 +987,29 @@ class Trainer:
             for k, part in group.items():
                 part.load_state_dict(state[key][k])
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"])
 
 def environment(device):
     """Versions, device and git commit, for config.json."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    return dict(python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name, git_commit=commit or None)
+    return dict(python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name, processes=processes()[1],
+                git_commit=commit or None)
 
-def run_folder(config, task):
-    """results/<task>; an earlier run's folder is moved aside unless this run goes on with it."""
+def make_run_folder(config, task, data):
+    """Make results/<task>, with config.json; an earlier run's folder is moved aside unless this run goes on with it."""
     folder = Path(config.results_dir, task)
     if (folder / "last.pt").exists() and resume_path(config, task) != folder / "last.pt":
         kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{task}.old-{i}")).exists())
         folder.rename(kept)
         print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    return folder
+    about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
+    (folder / "config.json").write_text(json.dumps(about, indent=1))
 
 def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
-    trainer = Trainer(task, config, data.classes, data.device)
+    trainer, (rank, world) = Trainer(task, config, data.classes, data.device), processes()
     parts = {s: data.split(s) for s in SPLITS}
     needed = SPLITS if task == "mtd" else ("train",)
     if not all(len(parts[s]) for s in needed) or (task == "mtd" and len(data.classes) < 2):
@@ -937,15 +1019,18 @@ def train(task, config, data):
         if state["classes"] != data.classes:
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
-    folder, epochs = run_folder(config, task), config.epochs or (40 if config.data_path else 6)
-    steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size))
-    about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
-    (folder / "config.json").write_text(json.dumps(about, indent=1))
+    trainer.share()
+    folder, epochs = Path(config.results_dir, task), config.epochs or (40 if config.data_path else 6)
+    steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
+    if rank == 0:
+        make_run_folder(config, task, data)
     try:
-        with tqdm(total=steps * config.batch_size * epochs, initial=steps * config.batch_size * trainer.epoch, unit="img",
-                  unit_scale=True, desc=task, disable=None) as bar:
+        with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
+                  unit_scale=True, desc=task, disable=True if rank else None) as bar:
             while trainer.epoch < epochs:
-                finish_epoch(trainer, trainer.train_epoch(parts["train"], steps, bar), parts, folder, bar)
+                row = trainer.train_epoch(parts["train"], steps, bar)
+                if rank == 0:
+                    finish_epoch(trainer, row, parts, folder, bar)
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
         kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
         raise type(stop)(f"{task}: {stop}; {kept if trainer.saved else 'no epoch was finished'}".replace(": ;", ":"))
@@ -1260,10 +1345,10 @@ def cam_pictures(model, images, score, texts):
     return pictures
 
 # ============================================== tasks, end to end ==============================================
-def run_training(task, config, data):
-    """Train a task to its end, draw everything about it, evaluate an MTD and hand the weights to --save_dir."""
+def report_run(trainer, folder, data):
+    """Draw everything about a trained task, evaluate an MTD and hand the weights to --save_dir."""
     from PIL import Image
-    trainer, folder = train(task, config, data)
+    task, config = trainer.task, trainer.config
     plot_training(trainer, folder)
     first, *rest = [Image.open(p).quantize(128) for p in sorted((folder / "samples").glob("*.png"))]
     first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
@@ -1371,16 +1456,30 @@ def run(arguments):
         for model in (*build_models("gan", vars(config), count), build_models("mtd", vars(config), count)[1]):
             print(summarise(model, torch.zeros(1, config.latent_dim) if isinstance(model, Generator) else image))
         return
-    data = load_data(config, pick_device(config.device))
+    device = pick_device(config.device)
+    with process_group(device):
+        for turn in range(2):  # the first process reads the data and fills the cache, then the others find it there
+            if turn == min(processes()[0], 1):
+                data = load_data(config, device)
+            if processes()[1] > 1:
+                dist.barrier()
+        run_tasks(config, data)
+
+def run_tasks(config, data):
+    """The tasks of a config, one after the other; only the first process prints, draws and evaluates."""
+    first = processes()[0] == 0
     if config.task == "data":
         report = {**{k: data.index[k] for k in ("layout", "classes", "skipped")}, "splits": data.counts()}
-        return print(json.dumps(report) if config.json else data.table())
-    print(data.table())
+        return first and print(json.dumps(report) if config.json else data.table())
+    if first:
+        print(data.table())
     for task in ("gan", "mtd") if config.task == "all" else {"gan", "mtd"} & {config.task}:
-        run_training(task, config, data)
-    if config.task in ("gradcam", "all"):
+        trainer, folder = train(task, config, data)
+        if first:
+            report_run(trainer, folder, data)
+    if first and config.task in ("gradcam", "all"):
         run_gradcam(config, data)
-    if config.task == "all":
+    if first and config.task == "all":
         compare(config)
 
 def main(work, arguments):

@@ -1,21 +1,25 @@
 """How fast the script is, beside the tutorial way of doing the same, in one run; pairs interleaved, medians and ratios.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/speed.py                  all sections on the demo set, about ten minutes on two cores
+    python benchmarks/speed.py                  all sections on the demo set, about 15 minutes on two cores
     python benchmarks/speed.py --smoke          a few steps of each, to see that it works
     python benchmarks/speed.py --only train flops start answer epoch --data_path DIR --out speed.json
 
-train   images/s of --task gan against the tutorial loop with equal networks and batch: an ImageFolder of PNG crops, a
-        DataLoader with 2 workers and transforms, plain Adam, a printed line each step; for the assignment's networks
-        (128 channels at 4x4) and the paper's (512). Ours does more in a step: augmentation and averaged weights.
-flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it
+train   images/s of --task gan and --task mtd against the tutorial loop with equal networks and batch: an ImageFolder of PNG
+        crops, a DataLoader with 2 workers and transforms, plain Adam, a printed line each step; and against the step of
+        torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) and the paper's (512). "script" is what
+        --task runs, which does more in a step: augmentation and averaged weights. "equal work" does without both.
+flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it,
+        and the time of each layer
 start   seconds and peak memory of --task data with a cold and a warm cache, for 1, 4 and 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
 epoch   what validation, checkpoint, numbers and sample grid take of an epoch
 """
 import argparse
 import contextlib
+import dataclasses
 import io
+import itertools
 import json
 import os
 import resource
@@ -36,8 +40,10 @@ import rollNumber_05 as s  # noqa: E402
 NETWORKS = {"the assignment's": 128, "the paper's": 512}
 
 
-def config_for(width, folder, data_path=""):
-    return s.Config(data_path=data_path, task="gan", g_width=width, d_width=width, results_dir=str(folder), device="cpu")
+def config_for(width, folder, flags):
+    """Stages and red blood cells, a few thousand: with the stages alone the tutorial restarts its workers every 9 steps."""
+    return s.Config(data_path=flags.data_path, task="gan", classes=",".join(s.DEMO_SHARES), g_width=width, d_width=width,
+                    results_dir=str(folder), device=flags.device)
 
 
 def write_png_folder(data, folder):
@@ -49,76 +55,116 @@ def write_png_folder(data, folder):
         s.write_image(target / f"{i:05d}.png", part.uint8([i])[0])
 
 
-class TutorialLoop:
-    """Everyone's DCGAN loop: files decoded in every epoch, two BCE passes, a print each step."""
+def png_loader(folder, batch_size):
+    """The tutorial's data path: an ImageFolder of crops, decoded and normalised anew in every epoch by 2 workers."""
+    from torchvision import datasets, transforms
+    steps = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+    return torch.utils.data.DataLoader(
+        datasets.ImageFolder(folder, transforms.Compose(steps)), batch_size, shuffle=True, num_workers=2, drop_last=True)
 
-    def __init__(self, folder, width, batch_size):
-        from torchvision import datasets, transforms
-        steps = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
-        self.loader = torch.utils.data.DataLoader(
-            datasets.ImageFolder(folder, transforms.Compose(steps)), batch_size, shuffle=True, num_workers=2, drop_last=True)
-        self.g, self.d = s.Generator(width=width), s.Discriminator(width=width)
+
+class TutorialLoop:
+    """Everyone's DCGAN loop: two passes and two backward calls for D, plain Adam, a print each step; mtd: the head's loss too."""
+
+    def __init__(self, task, config, folder, device):
+        self.task, self.device = task, device
+        self.g, self.d = (m.to(device) for m in s.build_models(task, vars(config), len(s.DEMO_SHARES)))
         self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), 2e-4, betas=(0.5, 0.999)) for m in (self.g, self.d))
-        self.batches = iter(())
+        self.loader = png_loader(folder, config.batch_size)
 
     def run(self, steps):
-        bce = torch.nn.BCEWithLogitsLoss()
-        for _ in range(steps):
-            batch = next(self.batches, None)
-            if batch is None:
-                self.batches = iter(self.loader)
-                batch = next(self.batches)
-            real, ones, zeros = batch[0], torch.ones(len(batch[0])), torch.zeros(len(batch[0]))
+        bce, heads = torch.nn.BCEWithLogitsLoss(), (lambda out: out) if self.task == "mtd" else (lambda out: (out, None))
+        for _, (real, labels) in zip(range(steps), self.loader):
+            real, labels = real.to(self.device), labels.to(self.device)
+            ones, zeros = torch.ones(len(real), device=self.device), torch.zeros(len(real), device=self.device)
             self.d.zero_grad()
-            loss_real = bce(self.d(real), ones)
-            loss_real.backward()
-            fake = self.g(torch.randn(len(real), 100))
-            loss_fake = bce(self.d(fake.detach()), zeros)
+            logits, classes = heads(self.d(real))
+            loss_real = bce(logits, ones)
+            (loss_real if classes is None else loss_real + torch.nn.functional.cross_entropy(classes, labels)).backward()
+            fake = self.g(torch.randn(len(real), 100, device=self.device))
+            loss_fake = bce(heads(self.d(fake.detach()))[0], zeros)
             loss_fake.backward()
             self.opt_d.step()
             self.g.zero_grad()
-            loss_g = bce(self.d(fake), ones)
+            loss_g = bce(heads(self.d(fake))[0], ones)
             loss_g.backward()
             self.opt_g.step()
             print(f"D {loss_real.item() + loss_fake.item():.3f} G {loss_g.item():.3f}")
 
 
+class TorchganLoop:
+    """The step of torchgan 0.1.0's own Trainer on its own DCGAN of the same widths, fed like the tutorial's."""
+
+    def __init__(self, config, folder, device):
+        from torchgan import losses, models, trainer
+        shared = {"step_channels": config.d_width // 8}
+        adam = {"name": torch.optim.Adam, "args": {"lr": 2e-4, "betas": (0.5, 0.999)}}
+        shape = {"generator": {"encoding_dims": 100, "out_size": 64, "out_channels": 3, "nonlinearity": torch.nn.ReLU(),
+                               "last_nonlinearity": torch.nn.Tanh()},
+                 "discriminator": {"in_size": 64, "in_channels": 3, "nonlinearity": torch.nn.LeakyReLU(0.2),
+                                   "last_nonlinearity": torch.nn.Identity()}}
+        kinds = {"generator": models.DCGANGenerator, "discriminator": models.DCGANDiscriminator}
+        network = {k: {"name": kinds[k], "args": {**shape[k], **shared}, "optimizer": adam} for k in shape}
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.trainer = trainer.Trainer(
+                network, [losses.MinimaxGeneratorLoss(), losses.MinimaxDiscriminatorLoss()], device=device, sample_size=16,
+                epochs=1, checkpoints=str(folder / "torchgan"), recon=str(folder / "torchgan"), log_dir=str(folder / "torchgan"))
+        self.trainer.batch_size = config.batch_size
+        self.device, self.loader = device, png_loader(folder / "png", config.batch_size)
+
+    def run(self, steps):
+        for _, (real, labels) in zip(range(steps), self.loader):
+            self.trainer.real_inputs, self.trainer.labels = real.to(self.device), labels.to(self.device)
+            self.trainer.train_iter()
+
+
 class OurLoop:
     """The script's own steps on its own data."""
 
-    def __init__(self, config, data):
-        self.trainer, self.data = s.Trainer("gan", config, data.classes, torch.device("cpu")), data.split("train")
+    def __init__(self, task, config, data):
+        self.trainer, self.data = s.Trainer(task, config, data.classes, data.device), data.split("train")
 
     def run(self, steps):
-        for indices in self.trainer.batches(self.data, steps):
-            self.trainer.update(self.data.batch(indices), None).tolist()
+        silent = s.tqdm(disable=True)
+        self.trainer.train_epoch(self.data, steps, silent)
 
 
-def paired(a, b, rounds, steps):
-    """Seconds of a.run(steps) and b.run(steps), in turn; the first round of each warms up and does not count."""
-    seconds = [], []
+def interleaved(loops, rounds, steps, device):
+    """{name: seconds of every round of loop.run(steps)}, the loops in turn; the first round warms up and does not count."""
+    seconds = {name: [] for name in loops}
     for r in range(rounds + 1):
-        for loop, kept in ((a, seconds[0]), (b, seconds[1])):
+        for name, loop in loops.items():
             start = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):
                 loop.run(steps)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             if r:
-                kept.append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def bench_train(folder, data_path, smoke):
+def bench_train(folder, flags):
     """Section train."""
-    data = s.load_data(config_for(128, folder, data_path))
+    device, out = s.pick_device(flags.device), {}
+    data = s.load_data(config_for(128, folder, flags), device)
     write_png_folder(data, folder / "png")
-    out = {}
-    for name, width in NETWORKS.items():
-        config = config_for(width, folder, data_path)
-        steps, rounds = (2, 1) if smoke else ((30, 7) if width == 128 else (6, 5))
-        ours, theirs = paired(OurLoop(config, data), TutorialLoop(folder / "png", width, config.batch_size), rounds, steps)
-        images = steps * config.batch_size
-        out[name] = {"images_per_second": images / statistics.median(ours), "tutorial": images / statistics.median(theirs),
-                     "ratio": statistics.median(t / o for o, t in zip(ours, theirs)), "batch": config.batch_size, "rounds": rounds}
+    for (name, width), task in itertools.product(NETWORKS.items(), ("gan", "mtd")):
+        config, plain = config_for(width, folder, flags), {"augment": False, "ema": 0.0}
+        variants = {"script": {}, "script, fp32": {"precision": "fp32"}, "script, equal work": plain,
+                    "script, equal work, fp32": {"precision": "fp32", **plain}}
+        if device.type == "cuda":
+            variants["script, cuda graph"] = {"cuda_graph": True}
+        loops = {k: OurLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
+        loops["tutorial"] = TutorialLoop(task, config, folder / "png", device)
+        if task == "gan":
+            loops["torchgan"] = TorchganLoop(config, folder, device)
+        steps, rounds = (2, 1) if flags.smoke else ((80, 5) if width == 128 else (12, 5))
+        steps = min(steps, len(loops["tutorial"].loader))  # every round starts the loader anew, as every epoch does
+        seconds = interleaved(loops, rounds, steps, device)
+        out[f"{task}, {name} networks"] = {"batch": config.batch_size, "rounds": rounds, "steps a round": steps, **{k: {
+            "images_per_second": steps * config.batch_size / statistics.median(v),
+            "over_tutorial": statistics.median(t / o for o, t in zip(v, seconds["tutorial"]))} for k, v in seconds.items()}}
     return out
 
 
@@ -132,22 +178,51 @@ def matrix_rate(seconds):
     return statistics.median(rates)
 
 
-def bench_flops(folder, data_path, smoke):
+def layer_times(model, example, rounds):
+    """[(layer, its output shape, GFLOP of both passes, share of the matrix rate, ms of both passes)], the layers one by one."""
+    rows, x = [], example
+    for name, layer in model.named_modules():
+        if list(layer.children()) or isinstance(layer, torch.nn.Dropout):
+            continue
+        x = x.detach().requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            layer(x).sum().backward()
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            out = layer(x)
+            out.backward(torch.ones_like(out))
+            seconds.append(time.perf_counter() - start)
+        gflop, median = counter.get_total_flops() / 1e9, statistics.median(seconds)
+        rows.append([f"{name} {type(layer).__name__}", "x".join(map(str, out.shape[1:])), round(gflop, 3),
+                     round(gflop / median, 1), round(median * 1e3, 2)])
+        x = out
+    return rows
+
+
+def bench_flops(folder, flags):
     """Section flops."""
     out = {}
-    for name, width in NETWORKS.items():
-        config = config_for(width, folder, data_path)
-        loop = OurLoop(config, s.load_data(config))
+    for (name, width), precision in itertools.product(NETWORKS.items(), ("fp32", "auto")):
+        config = dataclasses.replace(config_for(width, folder, flags), precision=precision, device="cpu")
+        loop, bare = (OurLoop("gan", c, s.load_data(c)) for c in (
+            config, dataclasses.replace(config, augment=False, ema=0.0)))
         with FlopCounterMode(display=False) as counter:
-            loop.run(1)
-        shares, rates = [], []
-        for _ in range(1 if smoke else 5):
-            rates.append(matrix_rate(0.1 if smoke else 1))
-            start = time.perf_counter()
-            loop.run(steps := 1 if smoke else (20 if width == 128 else 4))
-            shares.append(steps * counter.get_total_flops() / (time.perf_counter() - start) / rates[-1])
-        out[name] = {"gflop_a_step": counter.get_total_flops() / 1e9, "matrix_gflops": statistics.median(rates) / 1e9,
-                     "share_of_matrix_rate": statistics.median(shares), "threads": torch.get_num_threads()}
+            bare.run(1)
+        shares, rates, steps = {"as run": [], "networks alone": []}, [], 1 if flags.smoke else (20 if width == 128 else 4)
+        for _ in range(1 if flags.smoke else 7):
+            rates.append(matrix_rate(0.1 if flags.smoke else 1))
+            for kind, timed_loop in zip(shares, (loop, bare)):
+                start = time.perf_counter()
+                timed_loop.run(steps)
+                shares[kind].append(steps * counter.get_total_flops() / (time.perf_counter() - start) / rates[-1])
+        key = f"{name} networks, {'fp32' if loop.trainer.precision == torch.float32 else 'bf16'}"
+        out[key] = {"gflop_a_step": counter.get_total_flops() / 1e9, "matrix_gflops_fp32": statistics.median(rates) / 1e9,
+                    "threads": torch.get_num_threads(), **{f"share, {k}": statistics.median(v) for k, v in shares.items()}}
+    g, d = loop.trainer.nets.values()
+    for network, example in ((g, torch.randn(32, 100)), (d, torch.rand(32, 3, 64, 64).to(memory_format=torch.channels_last))):
+        out[f"layers of the paper's {type(network).__name__}, fp32: GFLOP, GFLOP/s, ms"] = layer_times(
+            network, example, 1 if flags.smoke else 15)
     return out
 
 
@@ -171,30 +246,30 @@ def repeat_demo(source, target, times):
     return sum(len(f["objects"]) for f in fields)
 
 
-def bench_start(folder, _, smoke):
+def bench_start(folder, flags):
     """Section start."""
     demo, out = s.write_demo_set(folder / "demo_data"), {}
-    bare = statistics.median(timed([sys.executable, "-c", "import torch, cv2, tqdm"], folder)[0] for _ in range(1 if smoke else 5))
-    for times in (1,) if smoke else (1, 4, 16):
+    bare = statistics.median(timed([sys.executable, "-c", "import torch, cv2, tqdm"], folder)[0] for _ in range(1 if flags.smoke else 5))
+    for times in (1,) if flags.smoke else (1, 4, 16):
         cells = repeat_demo(demo, folder / f"demo_{times}", times)
         command = [sys.executable, str(ROOT / "rollNumber_05.py"), "--task", "data", "--data_path", f"demo_{times}", "--classes",
                    ",".join(s.DEMO_SHARES)]
-        (cold, memory), warm = timed(command, folder), [timed(command, folder)[0] for _ in range(1 if smoke else 3)]
+        (cold, memory), warm = timed(command, folder), [timed(command, folder)[0] for _ in range(1 if flags.smoke else 3)]
         out[f"{cells} cells"] = {"cold_s": cold, "warm_s": statistics.median(warm), "imports_s": bare,
                                  "warm_beyond_imports_s": statistics.median(warm) - bare, "peak_mb": memory}
     return out
 
 
-def bench_answer(folder, data_path, smoke):
+def bench_answer(folder, flags):
     """Section answer."""
     image = s.write_demo_set(folder / "demo_data") / "images/demo_000.png"
     test = [sys.executable, str(ROOT / "test.py"), "--model", "mtd", "--weights", str(ROOT / "saved_models/mtd.pt"), "--image", str(image)]
-    pairs = [(timed(test, folder)[0], timed([sys.executable, "-c", "import torch"], folder)[0]) for _ in range(1 if smoke else 9)]
+    pairs = [(timed(test, folder)[0], timed([sys.executable, "-c", "import torch"], folder)[0]) for _ in range(1 if flags.smoke else 9)]
     return {"test_s": statistics.median(a for a, _ in pairs), "import_torch_s": statistics.median(b for _, b in pairs),
             "ratio": statistics.median(a / b for a, b in pairs)}
 
 
-def bench_epoch(folder, data_path, smoke):
+def bench_epoch(folder, flags):
     """Section epoch."""
     out, spent = {}, [0.0]
     finish = s.finish_epoch
@@ -205,8 +280,8 @@ def bench_epoch(folder, data_path, smoke):
         spent[0] += time.perf_counter() - start
 
     for task in ("gan", "mtd"):
-        config = s.Config(data_path=data_path, task=task, epochs=1 if smoke else 4, min_steps=2 if smoke else 100,
-                          results_dir=str(folder), device="cpu")
+        config = s.Config(data_path=flags.data_path, task=task, epochs=1 if flags.smoke else 4, min_steps=2 if flags.smoke else 100,
+                          results_dir=str(folder), device=flags.device)
         data, spent[0] = s.load_data(config), 0.0
         s.finish_epoch, start = watched, time.perf_counter()
         s.train(task, config, data)
@@ -222,18 +297,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--data_path", default="", help="default: the demo set")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="for train and epoch")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", help="write the numbers as JSON to this file as well")
     flags = parser.parse_args()
-    data_path, results = flags.data_path and os.path.abspath(flags.data_path), {}
+    flags.data_path, results = flags.data_path and os.path.abspath(flags.data_path), {}
     with tempfile.TemporaryDirectory() as folder:
         if len(flags.only) == 1:
-            results = {flags.only[0]: SECTIONS[flags.only[0]](Path(folder), data_path, flags.smoke)}
+            results = {flags.only[0]: SECTIONS[flags.only[0]](Path(folder), flags)}
             print(json.dumps(results, indent=1), flush=True)
         else:  # each section in a process of its own, so that none inherits another's memory or threads
             for name in flags.only:
                 part = Path(folder, f"{name}.json")
-                command = [sys.executable, __file__, "--only", name, "--data_path", data_path, "--out", str(part)]
+                command = [sys.executable, __file__, "--only", name, "--data_path", flags.data_path, "--device", flags.device,
+                           "--out", str(part)]
                 subprocess.run(command + ["--smoke"] * flags.smoke, check=True)
                 results |= json.loads(part.read_text())
     if flags.out:

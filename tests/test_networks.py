@@ -119,11 +119,11 @@ def test_each_step_moves_its_own_network_only(loss, kind):
         return torch.cat([b.detach().float().flatten() for n, b in model.named_buffers() if "running" in n])
 
     before_g, before_d = snapshot(g), snapshot(d)
-    s.discriminator_step(g, d, opt["d"], torch.randn(4, 3, 32, 32), torch.randn(4, 100), loss=loss,
-                         labels=torch.tensor([0, 1, 2, 0]), view=s.augment)
+    fake = s.augment(g(torch.randn(4, 100)))
+    s.discriminator_step(d, opt["d"], torch.randn(4, 3, 32, 32), fake, loss=loss, labels=torch.tensor([0, 1, 2, 0]))
     assert torch.equal(before_g, snapshot(g)) and not torch.equal(before_d, snapshot(d))
     before_d, statistics = snapshot(d), averages(d)
-    s.generator_step(g, d, opt["g"], torch.randn(4, 100), loss=loss, view=s.augment)
+    s.generator_step(d, opt["g"], fake, loss=loss)
     assert not torch.equal(before_g, snapshot(g)) and torch.equal(before_d, snapshot(d))
     assert torch.equal(statistics, averages(d)) and all(p.requires_grad for p in d.parameters())
 

@@ -1,0 +1,104 @@
+"""Precision, CUDA graphs and several processes: the same training, only faster."""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import rollNumber_05 as s
+
+TINY = dict(task="mtd", image_size=28, min_steps=4, batch_size=8, g_width=16, d_width=16, epochs=2, precision="fp32")
+PROCESS = """
+import sys, torch
+sys.path.insert(0, {root!r})
+import rollNumber_05 as s
+config = s.Config(**{config!r})
+with s.process_group(torch.device("cpu")):
+    data = s.load_data(config)
+    trainer, _ = s.train("mtd", config, data)
+    torch.save({{"weights": trainer.state()["weights"], "traces": trainer.traces, "first": trainer.batches(data, 2)}},
+               f"{{config.results_dir}}/rank{{s.processes()[0]}}.pt")
+"""
+
+
+def torchrun(processes, script, *arguments, cwd):
+    """A finished run of a script in several processes of one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, script, *arguments]
+    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """A folder where two processes have trained an MTD for two epochs; what each held at the end is in rank0|1.pt."""
+    folder = tmp_path_factory.mktemp("twins")
+    s.load_data(s.Config(results_dir=str(folder / "r"), **TINY))
+    (folder / "process.py").write_text(PROCESS.format(root=str(ROOT), config=dict(TINY, results_dir="r")))
+    done = torchrun(2, "process.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_hold_the_same_weights_from_different_batches(twins):
+    """Gradients are averaged: equal parameters bit for bit, from other cells in each process, which no single one gives."""
+    one, two = (torch.load(twins / f"r/rank{r}.pt") for r in (0, 1))
+    parameters = [k for k in one["weights"]["discriminator"] if "running" not in k and "tracked" not in k]
+    for network in ("generator", "discriminator"):
+        for k in set(one["weights"][network]) & set(parameters):
+            assert torch.equal(one["weights"][network][k], two["weights"][network][k]), k
+    assert torch.equal(one["traces"], two["traces"]) and len(one["traces"]) == 8
+    assert not torch.equal(one["first"], two["first"]) and one["first"].shape == (2, 8)
+    rows = (twins / "r/mtd/metrics.csv").read_text().splitlines()
+    assert len(rows) == 3  # a head and two epochs, each written once
+    alone = s.Trainer("mtd", s.Config(**TINY), s.STAGES, torch.device("cpu"))
+    assert not torch.equal(alone.state()["weights"]["generator"]["project.0.weight"], one["weights"]["generator"]["project.0.weight"])
+
+
+def test_a_run_goes_on_with_another_number_of_processes(twins, script):
+    """Two processes' state is taken up by one process, and that by two again."""
+    assert script("--task", "mtd", "--resume", "--epochs", 3, "--results_dir", "r", cwd=twins).returncode == 0
+    done = torchrun(2, ROOT / "rollNumber_05.py", "--task", "mtd", "--resume", "--epochs", 4, "--results_dir", "r", cwd=twins)
+    assert done.returncode == 0 and done.stdout.count("layout:") == 1, done.stderr
+    state = s.read_checkpoint(twins / "r/mtd/last.pt", "mtd")
+    assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4] and state["step"] == 16
+
+
+def test_wrong_usage_of_two_processes_ends_all_of_them(tmp_path):
+    """A data path that is not there: no process waits for another."""
+    done = torchrun(2, ROOT / "rollNumber_05.py", "--data_path", "nowhere", cwd=tmp_path)
+    assert done.returncode != 0 and "error: --data_path nowhere: no such folder or zip" in done.stderr
+
+
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_bf16_follows_fp32(task):
+    """The first step's losses agree within bf16's three digits; weights, averages and images stay float32."""
+    traces = {}
+    for precision in ("fp32", "bf16"):
+        trainer = s.Trainer(task, s.Config(precision=precision, image_size=32), s.STAGES, torch.device("cpu"))
+        torch.manual_seed(1)
+        traces[precision] = trainer.update(torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 4, torch.tensor(0.5))
+        assert {v.dtype for v in trainer.state()["ema"]["generator"].values()} <= {torch.float32, torch.int64}
+        assert trainer.nets["generator"](torch.randn(2, 100)).dtype == torch.float32
+    torch.testing.assert_close(traces["bf16"], traces["fp32"], rtol=0.03, atol=0.03)
+
+
+def test_a_cuda_graph_is_refused_where_there_is_no_cuda(script, tmp_path):
+    done = script("--cuda_graph", "--device", "cpu", "--task", "gan", cwd=tmp_path)
+    assert done.returncode == 2 and "--cuda_graph" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+@pytest.mark.parametrize("optimizer", s.OPTIMIZERS)
+def test_the_recorded_step_equals_the_eager_one(task, optimizer, tmp_path):
+    """Twelve steps with and without --cuda_graph: the same losses within tolerance."""
+    config = dict(TINY, task=task, optimizer=optimizer, min_steps=12, epochs=1, device="cuda", results_dir=str(tmp_path))
+    traces = []
+    for graph in (False, True):
+        data = s.load_data(made := s.Config(**config, cuda_graph=graph), s.pick_device("cuda"))
+        trainer = s.Trainer(task, made, data.classes, data.device)
+        trainer.train_epoch(data.split("train"), 12, s.tqdm(disable=True))
+        traces.append(trainer.traces)
+    torch.testing.assert_close(*traces, rtol=1e-2, atol=1e-3)
