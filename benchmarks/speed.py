@@ -7,13 +7,15 @@
 
 train   images/s of --task gan and --task mtd against the tutorial loop with equal networks and batch: an ImageFolder of PNG
         crops, a DataLoader with 2 workers and transforms, plain Adam, a printed line each step; and against the step of
-        torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) and the paper's (512). "script" is what
-        --task runs, which does more in a step: augmentation and averaged weights. "equal work" does without both.
+        torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) on the stages alone, where the tutorial starts
+        its workers anew every few steps, and with red blood cells, where it hardly ever does; for the paper's (512).
+        "script" is what --task runs, which does more in a step: augmentation and averaged weights. "equal work" is
+        without both
 flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it,
         and the time of each layer
 start   seconds and peak memory of --task data with a cold and a warm cache, for 1, 4 and 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
-epoch   what validation, checkpoint, numbers and sample grid take of an epoch
+epoch   what pictures, metrics of the generated cells, validation and checkpoints take of a run of 25 epochs
 """
 import argparse
 import contextlib
@@ -40,10 +42,15 @@ import rollNumber_05 as s  # noqa: E402
 NETWORKS = {"the assignment's": 128, "the paper's": 512}
 
 
-def config_for(width, folder, flags):
-    """Stages and red blood cells, a few thousand: with the stages alone the tutorial restarts its workers every 9 steps."""
-    return s.Config(data_path=flags.data_path, task="gan", classes=",".join(s.DEMO_SHARES), g_width=width, d_width=width,
+def config_for(width, folder, flags, classes="auto"):
+    """The config of a run of the GAN with networks of a width."""
+    return s.Config(data_path=flags.data_path, task="gan", classes=classes, g_width=width, d_width=width,
                     results_dir=str(folder), device=flags.device)
+
+
+def in_epochs(loader, steps):
+    """Batches for a number of steps; every call and every epoch starts the loader's workers anew, as the tutorial does."""
+    return itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), steps)
 
 
 def write_png_folder(data, folder):
@@ -66,15 +73,15 @@ def png_loader(folder, batch_size):
 class TutorialLoop:
     """Everyone's DCGAN loop: two passes and two backward calls for D, plain Adam, a print each step; mtd: the head's loss too."""
 
-    def __init__(self, task, config, folder, device):
+    def __init__(self, task, config, folder, device, classes):
         self.task, self.device = task, device
-        self.g, self.d = (m.to(device) for m in s.build_models(task, vars(config), len(s.DEMO_SHARES)))
+        self.g, self.d = (m.to(device) for m in s.build_models(task, vars(config), classes))
         self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), 2e-4, betas=(0.5, 0.999)) for m in (self.g, self.d))
         self.loader = png_loader(folder, config.batch_size)
 
     def run(self, steps):
         bce, heads = torch.nn.BCEWithLogitsLoss(), (lambda out: out) if self.task == "mtd" else (lambda out: (out, None))
-        for _, (real, labels) in zip(range(steps), self.loader):
+        for real, labels in in_epochs(self.loader, steps):
             real, labels = real.to(self.device), labels.to(self.device)
             ones, zeros = torch.ones(len(real), device=self.device), torch.zeros(len(real), device=self.device)
             self.d.zero_grad()
@@ -108,12 +115,12 @@ class TorchganLoop:
         with contextlib.redirect_stdout(io.StringIO()):
             self.trainer = trainer.Trainer(
                 network, [losses.MinimaxGeneratorLoss(), losses.MinimaxDiscriminatorLoss()], device=device, sample_size=16,
-                epochs=1, checkpoints=str(folder / "torchgan"), recon=str(folder / "torchgan"), log_dir=str(folder / "torchgan"))
+                epochs=1, checkpoints=str(folder.parent / "torchgan"), recon=str(folder.parent / "torchgan"), log_dir=str(folder.parent / "torchgan"))
         self.trainer.batch_size = config.batch_size
-        self.device, self.loader = device, png_loader(folder / "png", config.batch_size)
+        self.device, self.loader = device, png_loader(folder, config.batch_size)
 
     def run(self, steps):
-        for _, (real, labels) in zip(range(steps), self.loader):
+        for real, labels in in_epochs(self.loader, steps):
             self.trainer.real_inputs, self.trainer.labels = real.to(self.device), labels.to(self.device)
             self.trainer.train_iter()
 
@@ -146,26 +153,33 @@ def interleaved(loops, rounds, steps, device):
 
 def bench_train(folder, flags):
     """Section train."""
-    device, out = s.pick_device(flags.device), {}
-    data = s.load_data(config_for(128, folder, flags), device)
-    write_png_folder(data, folder / "png")
-    for (name, width), task in itertools.product(NETWORKS.items(), ("gan", "mtd")):
-        config, plain = config_for(width, folder, flags), {"augment": False, "ema": 0.0}
-        variants = {"script": {}, "script, fp32": {"precision": "fp32"}, "script, equal work": plain,
-                    "script, equal work, fp32": {"precision": "fp32", **plain}}
-        if device.type == "cuda":
-            variants["script, cuda graph"] = {"cuda_graph": True}
-        loops = {k: OurLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
-        loops["tutorial"] = TutorialLoop(task, config, folder / "png", device)
-        if task == "gan":
-            loops["torchgan"] = TorchganLoop(config, folder, device)
-        steps, rounds = (2, 1) if flags.smoke else ((80, 5) if width == 128 else (12, 5))
-        steps = min(steps, len(loops["tutorial"].loader))  # every round starts the loader anew, as every epoch does
-        seconds = interleaved(loops, rounds, steps, device)
-        out[f"{task}, {name} networks"] = {"batch": config.batch_size, "rounds": rounds, "steps a round": steps, **{k: {
-            "images_per_second": steps * config.batch_size / statistics.median(v),
-            "over_tutorial": statistics.median(t / o for o, t in zip(v, seconds["tutorial"]))} for k, v in seconds.items()}}
+    device, out, few, many = s.pick_device(flags.device), {}, "auto", ",".join(s.DEMO_SHARES)
+    sets = [(few, "the assignment's"), (many, "the assignment's"), (many, "the paper's")]
+    for i, (classes, name) in enumerate(sets):
+        width = NETWORKS[name]
+        data, files = s.load_data(config_for(width, folder, flags, classes), device), folder / f"png{i}"
+        write_png_folder(data, files)
+        for task in ("gan", "mtd"):
+            out[f"{task}, {name} networks, {len(data.split('train'))} cells"] = train_rates(
+                task, config_for(width, folder, flags, classes), data, files, flags.smoke)
     return out
+
+
+def train_rates(task, config, data, files, smoke):
+    """{loop: images/s and their ratio to the tutorial's} of one task, networks and data set."""
+    plain, device = {"augment": False, "ema": 0.0}, data.device
+    variants = {"script": {}, "script, equal work": plain, "script, equal work, fp32": {"precision": "fp32", **plain}}
+    if device.type == "cuda":
+        variants["script, cuda graph"] = {"cuda_graph": True}
+    loops = {k: OurLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
+    loops["tutorial"] = TutorialLoop(task, config, files, device, len(data.classes))
+    if task == "gan":
+        loops["torchgan"] = TorchganLoop(config, files, device)
+    steps, rounds = (2, 1) if smoke else ((40, 7) if config.d_width == 128 else (12, 5))
+    seconds = interleaved(loops, rounds, steps, device)
+    return {"batch": config.batch_size, "rounds": rounds, "steps a round": steps, **{k: {
+        "images_per_second": steps * config.batch_size / statistics.median(v),
+        "over_tutorial": statistics.median(t / o for o, t in zip(v, seconds["tutorial"]))} for k, v in seconds.items()}}
 
 
 def matrix_rate(seconds):
@@ -269,24 +283,47 @@ def bench_answer(folder, flags):
             "ratio": statistics.median(a / b for a, b in pairs)}
 
 
+@contextlib.contextmanager
+def watched(names):
+    """{name: seconds so far} of some functions of the script, by their own time and all they call."""
+    spent, kept = dict.fromkeys(names, 0.0), {}
+
+    def timed_call(name, function):
+        def call(*arguments, **keywords):
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                spent[name] += time.perf_counter() - start
+        return call
+
+    for name in names:
+        owner, attribute = (s.Quality, "of") if name == "Quality.of" else (s, name)
+        kept[name] = (owner, attribute, getattr(owner, attribute))
+        setattr(owner, attribute, timed_call(name, getattr(owner, attribute)))
+    try:
+        yield spent
+    finally:
+        for owner, attribute, function in kept.values():
+            setattr(owner, attribute, function)
+
+
 def bench_epoch(folder, flags):
     """Section epoch."""
-    out, spent = {}, [0.0]
-    finish = s.finish_epoch
-
-    def watched(*arguments):
-        start = time.perf_counter()
-        finish(*arguments)
-        spent[0] += time.perf_counter() - start
-
+    out, names = {}, {"plot_training": "pictures", "sample": "pictures", "tile": "pictures", "write_image": "pictures",
+                      "Quality.of": "metrics", "evaluate": "validation", "write_checkpoint": "checkpoints"}
     for task in ("gan", "mtd"):
-        config = s.Config(data_path=flags.data_path, task=task, epochs=1 if flags.smoke else 4, min_steps=2 if flags.smoke else 100,
-                          results_dir=str(folder), device=flags.device)
-        data, spent[0] = s.load_data(config), 0.0
-        s.finish_epoch, start = watched, time.perf_counter()
-        s.train(task, config, data)
-        s.finish_epoch = finish
-        out[task] = {"share_beside_training": spent[0] / (time.perf_counter() - start), "seconds_an_epoch": spent[0] / config.epochs}
+        config = s.Config(data_path=flags.data_path, task=task, epochs=1 if flags.smoke else 25, results_dir=str(folder),
+                          min_steps=2 if flags.smoke else 100, measure_every=1 if flags.smoke else 10, device=flags.device)
+        data = s.load_data(config)
+        with watched([*names, "finish_epoch"]) as spent:
+            start = time.perf_counter()
+            s.train(task, config, data)
+            total = time.perf_counter() - start
+        shares = dict.fromkeys(names.values(), 0.0)
+        for name, kind in names.items():
+            shares[kind] += spent[name] / total
+        out[task] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
     return out
 
 

