@@ -1031,7 +1031,7 @@ def train(task, config, data):
     parts = {s: data.split(s) for s in SPLITS}
     needed = SPLITS if task == "mtd" else ("train",)
     if not all(len(parts[s]) for s in needed) or len(parts["train"]) < 4 or (task == "mtd" and len(data.classes) < 2):
-        raise UsageError(f"--task {task}: needs 4 training images, mtd also val and test images and two --classes; see --task data")
+        raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:
@@ -1241,7 +1241,8 @@ class Quality:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # that it keeps all features in memory, which are few
             torch.manual_seed(self.seed)
-            metric = KernelInceptionDistance(nn.Identity(), subsets=50, subset_size=min(100, len(a), len(b)))
+            metric = KernelInceptionDistance(
+                nn.Identity(), subsets=50, subset_size=min(100, len(a), len(b)), sync_on_compute=False)
             for values, real in ((a, True), (b, False)):
                 metric.update(values, real=real)
             return round(metric.compute()[0].item(), 4)

@@ -7,7 +7,7 @@
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
 mtd          the script's --task mtd with its defaults: 40 epochs of 100 steps of 32, or of a pass if that is longer
-head         the same classifier, first weights, batches, optimiser, dropout and steps, without the adversarial task: J(C) only
+head         the same classifier, first weights, batches, optimiser and steps, without the adversarial task: just J(C)
 conditional  mtd with --conditional
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
