@@ -15,6 +15,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import io
@@ -1042,7 +1043,7 @@ def train(task, config, data):
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
-        trainer.quality = Quality(data, config.seed)
+        trainer.quality = functools.cache(lambda: Quality(data, config.seed))
     try:
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=True if rank else None) as bar:
@@ -1061,7 +1062,7 @@ def finish_epoch(trainer, row, parts, folder, bar):
     g = trainer.averages["generator"]
     row |= dict.fromkeys(("kid_train", "kid_val", "kid_floor", "precision", "recall"), "")
     if trainer.epoch % trainer.config.measure_every == 0:
-        row |= trainer.quality.of(sample(g, latents(500, g, trainer.config.seed + 1)))
+        row |= trainer.quality().of(sample(g, latents(500, g, trainer.config.seed + 1)))
         text += f"  KID {row['kid_train']:.3f}"
         if trainer.task == "gan":
             better, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
@@ -1467,9 +1468,9 @@ def report_run(trainer, folder, data):
     rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
     write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
     gallery(folder / "nearest.png", "generated cells, each beside the training cell nearest in features; 1 is the usual distance "
-            "between a training cell and its nearest other", trainer.quality.neighbours(images))
-    found = trainer.quality.of(sample(generator, latents(500, generator, config.seed + 1)))
-    about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality.real.items()}}, "epoch": state["epoch"],
+            "between a training cell and its nearest other", trainer.quality().neighbours(images))
+    found = trainer.quality().of(sample(generator, latents(500, generator, config.seed + 1)))
+    about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality().real.items()}}, "epoch": state["epoch"],
              "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}
     (folder / "quality.json").write_text(json.dumps(about, indent=1))
     print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
