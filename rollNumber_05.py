@@ -56,6 +56,8 @@ class Config:
     """Every flag, its default and its help text; the only place where they are written."""
     data_path: str = flag("", "folder or zip with the data; empty: the built-in demo set")
     task: str = flag("all", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
+    recipe: str = flag("best", "defaults that won, or the assignment's plain ones: no augmentation, averaging, smoothing, dropout",
+                       ("best", "assignment"))
     view: str = flag("cell", "cell: one crop a box, one class; field: whole images, several classes", ("cell", "field"))
     classes: str = flag("auto", "comma-separated class names; auto: the life stages found, or else every class found")
     microscope: str = flag("hcm", "which M5 microscope to read", ("hcm", "lcm", "both"))
@@ -108,6 +110,7 @@ class Config:
             if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
+RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, lr_g=2e-4, lr_d=2e-4)}
 RESUMABLE = {"data_path", "task", "epochs", "device", "resume", "weights", "overwrite", "results_dir", "save_dir", "json"}
 
 # =================================================== data ===================================================
@@ -1566,7 +1569,8 @@ def parse_flags(arguments):
 def run(arguments):
     """Do what a command line says."""
     given = parse_flags(arguments)
-    config = resumed_config(given) if given.get("resume") else Config(**given)
+    recipe = RECIPES.get(given.get("recipe"), {})
+    config = resumed_config(given) if given.get("resume") else Config(**{**recipe, **given})
     if config.summary:
         count, image = len(STAGES), torch.zeros(1, config.channels, config.image_size, config.image_size)
         for model in (*build_models("gan", vars(config), count), build_models("mtd", vars(config), count)[1]):

@@ -1,4 +1,4 @@
-"""Every benchmark runs: a few steps of each section, no figures are checked."""
+"""Every benchmark runs: a few steps of each part, no figures are checked."""
 import json
 import subprocess
 import sys
@@ -14,3 +14,14 @@ def test_speed(section, tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())[section]
+
+
+@pytest.mark.parametrize("program", ["generators", "classifiers"])
+def test_smoke_forms(program, tmp_path):
+    """Every model of a comparison trains a little and has its row in the table."""
+    command = [sys.executable, ROOT / f"benchmarks/{program}.py", "--smoke"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    models = {"generators": ["script", "tutorial", "torchgan", "floor"], "classifiers": ["mtd", "head", "effnet", "resnet18"]}
+    assert all(any(line.startswith(model) for line in table) for model in models[program])
