@@ -30,7 +30,7 @@ def demo(tmp_path_factory):
 def rows(path):
     """metrics.csv as a list of dicts."""
     head, *lines = path.read_text().split()
-    return [dict(zip(head.split(","), map(float, line.split(",")))) for line in lines]
+    return [dict(zip(head.split(","), (float(v or "nan") for v in line.split(",")))) for line in lines]
 
 
 def test_every_task_and_every_picture(demo):
