@@ -45,6 +45,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
 
 # ================================================== config ==================================================
+EPOCHS = {"gan": 200, "mtd": 40}
 OPTIMIZERS, CHECKPOINT_FORMAT = ("adam", "rmsprop", "sgd"), 1
 
 def flag(default, help, choices=None, low=None, high=None):
@@ -84,13 +85,13 @@ class Config:
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: 40, on the demo set 6", low=0)
+    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 6", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic of the networks in training; auto: bf16 where the processor or GPU multiplies "
                           "in it, else fp32", ("auto", "fp32", "bf16"))
     cuda_graph: bool = flag(False, "record the step as one CUDA graph and replay it; needs one CUDA device, not yet tried")
-    augment: bool = flag(True, "rotate, flip, shift and tint real and generated images alike")
+    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike, for gan as far as D overfits")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
@@ -811,24 +812,34 @@ def frozen_statistics(model):
     for m, momentum in momenta.items():
         m.momentum = momentum
 
-def augment(images):
-    """Random rotation, flip, shift (6 %), zoom (0.8 to 1.25), contrast, light and tint of (B, C, S, S); differentiable.
+def augment(images, strength):
+    """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, a 0-d tensor, any rotation with
+    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected.
 
     D sees real and generated images through it alike, so that it cannot learn the real ones by heart and G does not
-    learn the augmentation (Zhao et al. 2020, sec. 3). One resampling; corners are filled by reflection.
+    learn the augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it.
     """
     n, c, device = len(images), images.shape[1], images.device
-    angle, zoom = 2 * math.pi * torch.rand(n, device=device), 0.8 + 0.45 * torch.rand(n, device=device)
-    mirror = torch.randint(0, 2, (n,), device=device) * 2 - 1
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    shift = 0.24 * torch.rand(2, n, device=device) - 0.12
+    moved, coloured = (torch.rand(2, n, device=device) < strength).float()
+    angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
+    zoom, mirror = 1 + moved * (0.45 * torch.rand(n, device=device) - 0.2), torch.randint(0, 2, (n,), device=device) * 2 - 1
+    cos, sin, shift = zoom * angle.cos(), zoom * angle.sin(), moved * (0.24 * torch.rand(2, n, device=device) - 0.12)
     theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], 1).view(n, 2, 3)
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    mean, contrast, light = images.mean((2, 3), keepdim=True), *torch.rand(2, n, 1, 1, 1, device=device)
-    gain, tint = torch.rand(2, n, c, 1, 1, device=device)
-    contrast, light, gain, tint = 0.6 + 0.8 * contrast, 0.5 + light, 0.75 + 0.5 * gain, 0.4 * tint - 0.2
+    mean, on = images.mean((2, 3), keepdim=True), coloured.view(n, 1, 1, 1)
+    contrast, light = on * (torch.rand(2, n, 1, 1, 1, device=device) - 0.5)
+    gain, tint = on * (torch.rand(2, n, c, 1, 1, device=device) - 0.5)
+    contrast, light, gain, tint = 1 + 0.8 * contrast, 1 + light, 1 + 0.5 * gain, 0.4 * tint
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
+
+def adapt(strength, d_real, speed):
+    """Move an augmentation strength in [0, 1] in place: up while D holds over 80 % of real images for real, else down.
+
+    That is r_t = E[sign(D(real))] against its target 0.6 (Karras et al. 2020, sec. 3.1), so that augmentation grows only as
+    D overfits. d_real: D's probabilities of real images (B,); speed: the change in one step.
+    """
+    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
 @torch.no_grad()
 def update_average(average, model, decay):
@@ -922,6 +933,7 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
+        self.strength = torch.tensor(float(task == "mtd"), device=device)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
         if config.cuda_graph and (device.type != "cuda" or processes()[1] > 1):
             raise UsageError("--cuda_graph needs one process on a CUDA device; leave it out")
@@ -941,7 +953,7 @@ class Trainer:
         decay: of the weights' averages, a 0-d tensor.
         """
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view, faster = augment if c.augment else lambda x: x, dict(
+        view, faster = (lambda x: augment(x, self.strength)) if c.augment else (lambda x: x), dict(
             device_type=self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
         noise, told = torch.randn(len(real), c.latent_dim, device=self.device), self.nets["generator"].num_classes
         if told:
@@ -958,8 +970,10 @@ class Trainer:
                                  labels=labels if told else None, weight=c.class_weight)
         for k, average in self.averages.items():
             update_average(average, self.nets[k], decay)
-        d_real, d_fake = (real_probability(logits, c.loss).mean() for logits in (real_logits, fake_logits))
-        return torch.stack([j_d, j_c, d_real, d_fake, j_g])
+        d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
+        if self.task == "gan":  # the MTD's head needs all of it from the start
+            adapt(self.strength, d_real, len(real) / 100_000)
+        return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
 
     def batches(self, data, steps):
         """Index batches of one epoch for this process: whole shuffled passes for the GAN, class-balanced draws for the MTD."""
@@ -1000,7 +1014,7 @@ class Trainer:
         parts = dict(weights=self.nets, ema=self.averages, optimizers=self.optimizers)
         return {"format": CHECKPOINT_FORMAT, "task": self.task, "config": dict(vars(self.config)), "classes": self.classes,
                 "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "epoch": self.epoch, "step": self.step,
-                "history": self.history, "traces": self.traces, "best": self.best,
+                "history": self.history, "traces": self.traces, "best": self.best, "strength": self.strength,
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def load(self, state):
@@ -1008,6 +1022,7 @@ class Trainer:
         for key, group in (("weights", self.nets), ("ema", self.averages), ("optimizers", self.optimizers)):
             for k, part in group.items():
                 part.load_state_dict(state[key][k])
+        self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
 
 def environment(device):
@@ -1042,7 +1057,7 @@ def train(task, config, data):
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
     trainer.share()
-    folder, epochs = Path(config.results_dir, task), config.epochs or (40 if config.data_path else 6)
+    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 6)
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)

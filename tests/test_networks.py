@@ -119,7 +119,7 @@ def test_each_step_moves_its_own_network_only(loss, kind):
         return torch.cat([b.detach().float().flatten() for n, b in model.named_buffers() if "running" in n])
 
     before_g, before_d = snapshot(g), snapshot(d)
-    fake = s.augment(g(torch.randn(4, 100)))
+    fake = s.augment(g(torch.randn(4, 100)), torch.ones(()))
     s.discriminator_step(d, opt["d"], torch.randn(4, 3, 32, 32), fake, loss=loss, labels=torch.tensor([0, 1, 2, 0]))
     assert torch.equal(before_g, snapshot(g)) and not torch.equal(before_d, snapshot(d))
     before_d, statistics = snapshot(d), averages(d)
@@ -131,10 +131,29 @@ def test_each_step_moves_its_own_network_only(loss, kind):
 def test_augmentation_is_differentiable_and_keeps_the_shape():
     """Gradients flow to every image, and two draws differ."""
     images = torch.rand(5, 3, 64, 64, requires_grad=True)
-    once, again = s.augment(images), s.augment(images)
+    once, again = s.augment(images, torch.ones(())), s.augment(images, torch.ones(()))
     once.sum().backward()
     assert once.shape == images.shape and not torch.equal(once, again)
     assert (images.grad.abs().sum((1, 2, 3)) > 0).all()
+
+
+def test_weak_augmentation_only_turns_and_flips():
+    """At strength 0 every result is one of the eight flips and turns of its image."""
+    images = torch.rand(16, 3, 8, 8)
+    for image, result in zip(images, s.augment(images, torch.zeros(()))):
+        eight = [torch.rot90(i, k, (1, 2)) for i in (image, image.flip(2)) for k in range(4)]
+        assert min((e - result).abs().max() for e in eight) < 1e-5
+
+
+def test_augmentation_grows_as_d_overfits_only():
+    """All real images held for real: stronger; 80 % or fewer: weaker; it stays in [0, 1]."""
+    strength = torch.zeros(())
+    s.adapt(strength, torch.full((10,), 0.9), 0.1)
+    assert strength.item() == pytest.approx(0.1)
+    s.adapt(strength, torch.tensor([0.9] * 7 + [0.1] * 3), 0.3)
+    assert strength.item() == 0
+    s.adapt(strength, torch.ones(10), 5.0)
+    assert strength.item() == 1
 
 
 def cam_model():
