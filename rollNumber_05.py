@@ -1581,11 +1581,14 @@ def parse_flags(arguments):
         parser.add_argument(f"--{f.name}", help=f.metadata["help"] + default, **kind)
     return vars(parser.parse_args(arguments))
 
+def config_from(arguments):
+    """The Config of a command line: what is given, over the run to go on with, or over the recipe, or over the defaults."""
+    given = parse_flags(arguments)
+    return resumed_config(given) if given.get("resume") else Config(**{**RECIPES.get(given.get("recipe"), {}), **given})
+
 def run(arguments):
     """Do what a command line says."""
-    given = parse_flags(arguments)
-    recipe = RECIPES.get(given.get("recipe"), {})
-    config = resumed_config(given) if given.get("resume") else Config(**{**recipe, **given})
+    config = config_from(arguments)
     if config.summary:
         count, image = len(STAGES), torch.zeros(1, config.channels, config.image_size, config.image_size)
         for model in (*build_models("gan", vars(config), count), build_models("mtd", vars(config), count)[1]):

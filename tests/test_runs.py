@@ -155,13 +155,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_
 
 
 @pytest.mark.parametrize("flags", [("--view", "field", "--upsample", "resize", "--optimizer_g", "rmsprop", "--optimizer_d", "sgd"),
-                                   ("--channels", 1, "--loss", "lsgan", "--no-augment", "--ema", 0)])
+                                   ("--channels", 1, "--loss", "lsgan", "--no-augment", "--ema", 0),
+                                   ("--recipe", "assignment", "--conditional", "--measure_every", 1)])
 def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo, script):
     """Every picture-making path works for multi-label fields, grey images and the other choices."""
     data = demo[0] / "results/demo_data"
     done = script("--task", "all", "--data_path", data, *TINY, "--epochs", 1, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/gradcam/gradcam_real_fake.png").exists()
+
+
+def test_a_recipe_is_a_set_of_defaults():
+    """The assignment's recipe switches the extras off; a flag that is given wins over it."""
+    plain = s.config_from(["--recipe", "assignment", "--ema", "0.9"])
+    assert not plain.augment and plain.dropout == 0 and plain.ema == 0.9 and plain.recipe == "assignment"
+    assert s.config_from([]) == s.Config()
 
 
 def test_json_of_task_data(demo, script):
