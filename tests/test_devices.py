@@ -23,6 +23,9 @@ with s.process_group(torch.device("cpu")):
 """
 
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun on Windows depends on how torch was built")
+
+
 def torchrun(processes, script, *arguments, cwd):
     """A finished run of a script in several processes of one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, script, *arguments]
