@@ -1495,8 +1495,9 @@ def report_run(trainer, folder, data):
     halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), images]
     rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
     write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
-    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {len(trainer.quality().real['train'])} training cells; 1 is the "
-            "usual distance of a training cell to its nearest other", trainer.quality().neighbours(images))
+    known = len(trainer.quality().real["train"])
+    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known} training cells; 1 is the usual "
+            "distance of a training cell to its nearest other", trainer.quality().neighbours(images))
     found = trainer.quality().of(sample(generator, latents(500, generator, config.seed + 2)))  # other cells than chose it
     about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality().real.items()}}, "epoch": state["epoch"],
              "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}

@@ -15,7 +15,7 @@ flops   achieved rate of a step, counted with torch.utils.flop_counter, over the
         and the time of each layer
 start   seconds from command to the end of the first step, cold and warm cache, and peak memory, for 1, 4, 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
-epoch   what pictures (and drawing the 500 measured cells), metrics of the generated cells, validation and checkpoints take of a run of 25 epochs
+epoch   what pictures (drawing the 500 measured cells too), metrics of these, validation and checkpoints take of a run of 25 epochs
 """
 import argparse
 import contextlib
