@@ -145,6 +145,23 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(tmp_path, demo):
     assert s.read_checkpoint(last, "gan")["epoch"] == epoch + 1
 
 
+def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
+    """A checkpoint without newer flags, columns and the augmentation strength: resumed in fp32, its numbers in their columns."""
+    common = ("--task", "mtd", "--data_path", demo[0] / "results/demo_data")
+    assert script(*common, *TINY, "--epochs", 1, cwd=tmp_path).returncode == 0
+    last = tmp_path / "results/mtd/last.pt"
+    state = s.read_checkpoint(last)
+    for key in ("recipe", "precision", "conditional", "measure_every", "cuda_graph"):
+        del state["config"][key]
+    del state["strength"], state["history"][0]["kid_train"]
+    s.write_checkpoint(state, last)
+    done = script(*common, "--resume", "--epochs", 2, "--measure_every", 10, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert s.read_checkpoint(last)["config"]["precision"] == "fp32"
+    first, second = rows(tmp_path / "results/mtd/metrics.csv")
+    assert first["val_loss"] == state["history"][0]["val_loss"] and second["epoch"] == 2
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_path, demo, script):
     """A learning rate beyond reason: exit 1, one line with the mend; nothing that is not finite is kept."""
     done = script("--task", "gan", "--data_path", demo[0] / "results/demo_data", *TINY, "--lr_d", "1e30", "--lr_g", "1e30",
