@@ -206,3 +206,18 @@ def test_scores_by_hand():
     assert found["confusion_matrix"] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]] and found["per_class"]["a"]["precision"] == 1
     multi = s.classification_scores(np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.8], [0.2, 0.7]]), ["a", "b"])
     assert multi["accuracy"] == 0.5 and multi["balanced_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("row, column", [(4, 4), (4, 24), (20, 12), (26, 26)])
+def test_heat_maps_peak_at_planted_evidence(row, column):
+    """A head that answers to brightness, wherever it is: the map's peak lies on the one bright spot of a dark image."""
+    model = s.MultiTaskDiscriminator(num_classes=2, image_size=32, width=16).eval()
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+    image = torch.full((1, 3, 32, 32), -1.0)
+    image[:, :, row - 4:row + 4, column - 4:column + 4] = 1
+    raw = s.grad_cam(model, image, lambda out: out[1][:, 0])
+    maps, evidence = s.heat_maps(raw, 32)
+    y, x = divmod(maps[0].argmax().item(), 32)
+    assert evidence.all() and abs(y - row) <= 6 and abs(x - column) <= 6
