@@ -87,7 +87,7 @@ class Config:
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 6", low=0)
+    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic of the networks in training; auto: bf16 where the processor or GPU multiplies "
@@ -1062,7 +1062,7 @@ def train(task, config, data):
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
     trainer.share()
-    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 6)
+    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 12)
     steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
