@@ -173,8 +173,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_
 
 
 @pytest.mark.parametrize("flags", [("--view", "field", "--upsample", "resize", "--optimizer_g", "rmsprop", "--optimizer_d", "sgd"),
-                                   ("--channels", 1, "--loss", "lsgan", "--no-augment", "--ema", 0),
-                                   ("--recipe", "assignment", "--conditional", "--measure_every", 1)])
+                                   ("--channels", 1, "--loss", "lsgan", "--recipe", "assignment", "--conditional",
+                                    "--measure_every", 1)])
 def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo, script):
     """Every picture-making path works for multi-label fields, grey images and the other choices."""
     data = demo[0] / "results/demo_data"
