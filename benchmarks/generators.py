@@ -3,6 +3,7 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/generators.py --data_path DIR --out results/generators.jsonl        every model, 20 minutes, seed 0
     python benchmarks/generators.py --data_path DIR --models script --seeds 0 1 2 --minutes 5
+    python benchmarks/generators.py --data_path DIR --weights saved_models/gan.pt         only measure, three draws of noise
     python benchmarks/generators.py --out results/generators.jsonl --summary              only the table of what is done
     python benchmarks/generators.py --smoke                                               every model, a few seconds each
 
@@ -20,6 +21,7 @@ share fields, so it is low), training cells to unseen ones in the rest.
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -33,21 +35,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
-from peers import TorchganLoop, TutorialLoop, write_png_folder  # noqa: E402
+from peers import ScriptLoop, TorchganLoop, TutorialLoop, append_run, read_runs, write_png_folder  # noqa: E402
 
 MODELS = ("script", "assignment", "tutorial", "torchgan")
 COLUMNS = ("kid_train", "kid_unseen", "frechet", "precision", "recall")
-
-
-class ScriptLoop:
-    """The script's own training, an epoch's worth of steps at a time."""
-
-    def __init__(self, config, data):
-        self.trainer, self.data = s.Trainer("gan", config, data.classes, data.device), data.split("train")
-        self.g = self.trainer.averages["generator"]
-
-    def run(self, steps):
-        self.trainer.train_epoch(self.data, steps, s.tqdm(disable=True))
 
 
 def make_loop(model, seed, data, folder, flags):
@@ -55,13 +46,11 @@ def make_loop(model, seed, data, folder, flags):
     torch.manual_seed(seed)
     given = {"data_path": flags.data_path, "task": "gan", "seed": seed, "device": flags.device}
     if model in ("script", "assignment"):
-        return ScriptLoop(s.Config(**s.RECIPES["best" if model == "script" else model], **given), data)
+        return ScriptLoop("gan", s.Config(**s.RECIPES["best" if model == "script" else model], **given), data)
     config = s.Config(**given, g_width=512, d_width=512)
     if model == "tutorial":
         return TutorialLoop("gan", config, folder, data.device, len(data.classes))
-    loop = TorchganLoop(config, folder, data.device)
-    loop.g = loop.trainer.generator
-    return loop
+    return TorchganLoop(config, folder, data.device)
 
 
 def frechet(a, b):
@@ -77,7 +66,7 @@ def frechet(a, b):
 
 def measure(generator, quality, unseen, seed):
     """The COLUMNS of a generator."""
-    noise = torch.randn(500, 100, generator=torch.Generator().manual_seed(seed + 1))
+    noise = torch.randn(quality.GENERATED, 100, generator=torch.Generator().manual_seed(seed + 1))
     fake, real = quality.features(s.sample(generator, noise)), quality.real["train"]
     return {"kid_train": quality.kid(real, fake), "kid_unseen": quality.kid(unseen, fake), "frechet": frechet(real, fake),
             "precision": s.share_within(real, fake), "recall": s.share_within(fake, real)}
@@ -93,40 +82,40 @@ def train(loop, seconds):
     return steps, time.perf_counter() - start
 
 
-def read_lines(path):
-    """The finished runs in a file; a killed run can leave half a line, which is passed over."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
+def floor_of(quality, unseen):
+    """The COLUMNS of real cells."""
+    real = quality.real["train"]
+    return {"kid_train": quality.kid(real[::2], real[1::2]), "kid_unseen": quality.kid(real, unseen),
+            "frechet": frechet(real, unseen), "precision": s.share_within(real, unseen), "recall": s.share_within(unseen, real)}
 
 
 def run_all(flags, folder):
-    """Do what is not done yet, a line of --out each."""
+    """Do what is not done yet, a line of --out each; with --weights only measure those, with three seeds of noise."""
     data = s.load_data(s.Config(data_path=flags.data_path, results_dir=str(flags.out.parent)), s.pick_device(flags.device))
-    write_png_folder(data, folder)
-    quality = s.Quality(data, 0)
-    others = data.split("val", "test")
+    quality, others = s.Quality(data), data.split("val", "test")
     unseen = quality.features(others.uint8(range(len(others))))
-    real = quality.real["train"]
-    floor = {"kid_train": quality.kid(real[::2], real[1::2]), "kid_unseen": quality.kid(real, unseen),
-             "frechet": frechet(real, unseen), "precision": s.share_within(real, unseen), "recall": s.share_within(unseen, real)}
-    for seed in flags.seeds:
-        for model in flags.models:
-            key = {"model": model, "seed": seed, "minutes": flags.minutes, "cells": len(real)}
-            if any(all(line[k] == v for k, v in key.items()) for line in read_lines(flags.out)):
-                continue
-            loop = make_loop(model, seed, data, folder, flags)
-            steps, seconds = train(loop, flags.minutes * 60)
-            line = {**key, "steps": steps, "seconds": round(seconds, 1), "threads": torch.get_num_threads(),
-                    "generator_parameters": sum(p.numel() for p in loop.g.parameters()), **measure(loop.g, quality, unseen, seed),
-                    "floor": floor, "n": {"train": len(real), "unseen": len(unseen), "generated": 500}}
-            s.write_image(flags.out.with_name(f"{flags.out.stem}_{model}_{seed}.png"), s.tile(s.sample(
-                loop.g, torch.randn(64, 100, generator=torch.Generator().manual_seed(seed)))))
-            with open(flags.out, "a") as file:
-                file.write("\n" * (file.tell() > 0) + json.dumps(line))
-            print(json.dumps(line), flush=True)
+    n = {"train": len(quality.real["train"]), "unseen": len(unseen), "generated": quality.GENERATED}
+    shared = {"floor": floor_of(quality, unseen), "n": n, "threads": torch.get_num_threads()}
+    if flags.weights:
+        generator, _, state = s.load_networks(flags.weights, device=data.device)
+        for seed in (1, 2, 3):
+            found = measure(generator, quality, unseen, seed)
+            append_run(flags.out, {"model": str(flags.weights), "seed": seed, "minutes": 0, "steps": state["step"],
+                                   **found, **shared})
+        return
+    write_png_folder(data, folder)
+    for seed, model in itertools.product(flags.seeds, flags.models):
+        key = {"model": model, "seed": seed, "minutes": flags.minutes, "cells": n["train"]}
+        if any(all(line.get(k) == v for k, v in key.items()) for line in read_runs(flags.out)):
+            continue
+        loop = make_loop(model, seed, data, folder, flags)
+        steps, seconds = train(loop, flags.minutes * 60)
+        record = {**key, "steps": steps, "seconds": round(seconds, 1), **measure(loop.g, quality, unseen, seed), **shared,
+                  "generator_parameters": sum(p.numel() for p in loop.g.parameters())}
+        images = s.sample(loop.g, torch.randn(64, 100, generator=torch.Generator().manual_seed(seed)))
+        s.write_image(flags.out.with_name(f"{flags.out.stem}_{model}_{seed}.png"), s.tile(images))
+        append_run(flags.out, record)
+        print(json.dumps(record), flush=True)
 
 
 def summary(lines):
@@ -144,6 +133,7 @@ def run(arguments):
     parser.add_argument("--data_path", default="", help="default: the demo set")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--weights", type=Path, help="a gan's checkpoint that is measured; nothing is trained")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("results/generators.jsonl"))
@@ -155,10 +145,9 @@ def run(arguments):
     with tempfile.TemporaryDirectory() as folder:
         if flags.smoke:
             flags.minutes, flags.out = 2 / 60, Path(folder, "generators.jsonl")
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
         if not flags.summary:
             run_all(flags, Path(folder, "png"))
-        print(summary(read_lines(flags.out)))
+        print(summary(read_runs(flags.out)))
 
 
 if __name__ == "__main__":

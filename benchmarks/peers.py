@@ -1,7 +1,9 @@
-"""What the script is held against: the tutorial way of training a DCGAN, and torchgan's Trainer, on the same cells as files."""
+"""What the benchmarks share: the script's training, what it is held against (the tutorial way of training a DCGAN, torchgan's
+Trainer, on the same cells as files), and files of finished runs."""
 import contextlib
 import io
 import itertools
+import json
 
 import torch
 
@@ -28,6 +30,17 @@ def png_loader(folder, batch_size):
     steps = [transforms.Resize(64), transforms.CenterCrop(64), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
     return torch.utils.data.DataLoader(
         datasets.ImageFolder(folder, transforms.Compose(steps)), batch_size, shuffle=True, num_workers=2, drop_last=True)
+
+
+class ScriptLoop:
+    """The script's own training on its own data; g is what is sampled."""
+
+    def __init__(self, task, config, data):
+        self.trainer, self.data = s.Trainer(task, config, data.classes, data.device), data.split("train")
+        self.g = self.trainer.averages["generator"]
+
+    def run(self, steps):
+        self.trainer.train_epoch(self.data, steps, s.tqdm(disable=True))
 
 
 class TutorialLoop:
@@ -76,10 +89,27 @@ class TorchganLoop:
             self.trainer = trainer.Trainer(
                 network, [losses.MinimaxGeneratorLoss(), losses.MinimaxDiscriminatorLoss()], device=device, sample_size=16,
                 epochs=1, **dict.fromkeys(("checkpoints", "recon", "log_dir"), str(folder.parent / "torchgan")))
-        self.trainer.batch_size = config.batch_size
+        self.trainer.batch_size, self.g = config.batch_size, self.trainer.generator
         self.device, self.loader = device, png_loader(folder, config.batch_size)
 
     def run(self, steps):
         for real, labels in in_epochs(self.loader, steps):
             self.trainer.real_inputs, self.trainer.labels = real.to(self.device), labels.to(self.device)
             self.trainer.train_iter()
+
+
+def read_runs(path):
+    """The records in a file of JSON lines; a line that a kill left unfinished does not count."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def append_run(path, record):
+    """Add a line, after the end of one that was left unfinished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    with path.open("a") as file:
+        file.write("\n" * unfinished + json.dumps(record) + "\n")

@@ -1,7 +1,7 @@
 """How fast the script is, beside the tutorial way of doing the same, in one run; pairs interleaved, medians and ratios.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/speed.py                  all sections on the demo set, about 15 minutes on two cores
+    python benchmarks/speed.py                  all sections on the demo set, about 20 minutes on two cores
     python benchmarks/speed.py --smoke          a few steps of each, to see that it works
     python benchmarks/speed.py --only train flops start answer epoch --data_path DIR --out speed.json
 
@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
-from peers import TorchganLoop, TutorialLoop, write_png_folder  # noqa: E402
+from peers import ScriptLoop, TorchganLoop, TutorialLoop, write_png_folder  # noqa: E402
 
 NETWORKS = {"the assignment's": 128, "the paper's": 512}
 
@@ -46,17 +46,6 @@ def config_for(width, folder, flags, classes="auto"):
     """The config of a run of the GAN with networks of a width."""
     return s.Config(data_path=flags.data_path, task="gan", classes=classes, g_width=width, d_width=width,
                     results_dir=str(folder), device=flags.device)
-
-
-class OurLoop:
-    """The script's own steps on its own data."""
-
-    def __init__(self, task, config, data):
-        self.trainer, self.data = s.Trainer(task, config, data.classes, data.device), data.split("train")
-
-    def run(self, steps):
-        silent = s.tqdm(disable=True)
-        self.trainer.train_epoch(self.data, steps, silent)
 
 
 def interleaved(loops, rounds, steps, device):
@@ -94,7 +83,7 @@ def train_rates(task, config, data, files, smoke):
     variants = {"script": {}, "script, equal work": plain, "script, equal work, fp32": {"precision": "fp32", **plain}}
     if device.type == "cuda":
         variants["script, cuda graph"] = {"cuda_graph": True}
-    loops = {k: OurLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
+    loops = {k: ScriptLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
     loops["tutorial"] = TutorialLoop(task, config, files, device, len(data.classes))
     if task == "gan":
         loops["torchgan"] = TorchganLoop(config, files, device)
@@ -116,7 +105,7 @@ def matrix_rate(seconds):
 
 
 def layer_times(model, example, rounds):
-    """[(layer, its output shape, GFLOP of both passes, share of the matrix rate, ms of both passes)], the layers one by one."""
+    """[(layer, its output shape, GFLOP of both passes, GFLOP/s, ms of both passes)], the layers one by one."""
     rows, x = [], example
     for name, layer in model.named_modules():
         if list(layer.children()) or isinstance(layer, torch.nn.Dropout):
@@ -142,7 +131,7 @@ def bench_flops(folder, flags):
     out = {}
     for (name, width), precision in itertools.product(NETWORKS.items(), ("fp32", "auto")):
         config = dataclasses.replace(config_for(width, folder, flags), precision=precision, device="cpu")
-        loop, bare = (OurLoop("gan", c, s.load_data(c)) for c in (
+        loop, bare = (ScriptLoop("gan", c, s.load_data(c)) for c in (
             config, dataclasses.replace(config, augment=False, ema=0.0)))
         with FlopCounterMode(display=False) as counter:
             bare.run(1)

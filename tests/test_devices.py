@@ -17,9 +17,10 @@ import rollNumber_05 as s
 config = s.Config(**{config!r})
 with s.process_group(torch.device("cpu")):
     data = s.load_data(config)
-    trainer, _ = s.train("mtd", config, data)
-    torch.save({{"weights": trainer.state()["weights"], "traces": trainer.traces, "first": trainer.batches(data, 2)}},
-               f"{{config.results_dir}}/rank{{s.processes()[0]}}.pt")
+    for task in ("gan", "mtd"):
+        trainer, _ = s.train(task, config, data)
+        held = {{"weights": trainer.state()["weights"], "strength": trainer.strength, "traces": trainer.traces}}
+        torch.save({{**held, "first": trainer.batches(data, 2)}}, f"{{config.results_dir}}/{{task}}{{s.processes()[0]}}.pt")
 """
 
 
@@ -35,7 +36,7 @@ def torchrun(processes, script, *arguments, cwd):
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """A folder where two processes have trained an MTD for two epochs; what each held at the end is in rank0|1.pt."""
+    """A folder where two processes have trained both tasks for two epochs; what each held at the end is in r/<task>0|1.pt."""
     folder = tmp_path_factory.mktemp("twins")
     s.load_data(s.Config(results_dir=str(folder / "r"), **TINY))
     (folder / "process.py").write_text(PROCESS.format(root=str(ROOT), config=dict(TINY, results_dir="r")))
@@ -44,18 +45,20 @@ def twins(tmp_path_factory):
     return folder
 
 
-def test_two_processes_hold_the_same_weights_from_different_batches(twins):
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_two_processes_hold_the_same_weights_from_different_batches(task, twins):
     """Gradients are averaged: equal parameters bit for bit, from other cells in each process, which no single one gives."""
-    one, two = (torch.load(twins / f"r/rank{r}.pt") for r in (0, 1))
+    one, two = (torch.load(twins / f"r/{task}{r}.pt") for r in (0, 1))
     parameters = [k for k in one["weights"]["discriminator"] if "running" not in k and "tracked" not in k]
     for network in ("generator", "discriminator"):
         for k in set(one["weights"][network]) & set(parameters):
             assert torch.equal(one["weights"][network][k], two["weights"][network][k]), k
+    assert torch.equal(one["strength"], two["strength"])
     assert torch.equal(one["traces"], two["traces"]) and len(one["traces"]) == 38
     assert not torch.equal(one["first"], two["first"]) and one["first"].shape == (2, 8)
-    rows = (twins / "r/mtd/metrics.csv").read_text().splitlines()
+    rows = (twins / f"r/{task}/metrics.csv").read_text().splitlines()
     assert len(rows) == 3  # a head and two epochs, each written once
-    alone = s.Trainer("mtd", s.Config(**TINY), s.STAGES, torch.device("cpu"))
+    alone = s.Trainer(task, s.Config(**TINY), s.STAGES, torch.device("cpu"))
     first = "project.0.weight"
     assert not torch.equal(alone.state()["weights"]["generator"][first], one["weights"]["generator"][first])
 

@@ -221,3 +221,23 @@ def test_heat_maps_peak_at_planted_evidence(row, column):
     maps, evidence = s.heat_maps(raw, 32)
     y, x = divmod(maps[0].argmax().item(), 32)
     assert evidence.all() and abs(y - row) <= 6 and abs(x - column) <= 6
+
+
+def test_quality_tells_alike_from_apart():
+    """KID is about 0 for two halves of one cloud and large for another cloud; all of a cloud is within itself, none far off."""
+    torch.manual_seed(0)
+    quality, cloud = s.Quality.__new__(s.Quality), torch.randn(200, 16)
+    assert abs(quality.kid(cloud[:100], cloud[100:])) < 0.2 < 1 < quality.kid(cloud, cloud + 3)
+    assert s.share_within(cloud, cloud) == 1 and s.share_within(cloud, cloud + 50) == 0
+    assert s.share_within(cloud, cloud[:100].repeat(2, 1)) == 1 > s.share_within(cloud[:1].repeat(200, 1), cloud)
+
+
+def test_a_conditional_generator_is_told_its_class():
+    """The class follows the noise, one-hot, in turn; another class gives another image; only an MTD's G can be told."""
+    settings = vars(s.Config(conditional=True, image_size=28))
+    plain, told = (s.build_models(task, settings, 3)[0].eval() for task in ("gan", "mtd"))
+    noise = s.latents(5, told, 0)
+    assert noise.shape == (5, 103) and noise[:, 100:].argmax(1).tolist() == [0, 1, 2, 0, 1]
+    assert torch.equal(noise[:, :100], s.latents(5, plain, 0))
+    other = torch.cat([noise[:, :100], noise[:, 100:].roll(1, 1)], 1)
+    assert not torch.allclose(told(noise), told(other))

@@ -38,7 +38,8 @@ def test_every_task_and_every_picture(demo):
     folder, done = demo
     assert done.returncode == 0, done.stderr
     assert "layout: IML annotations.json" in done.stdout and "Traceback" not in done.stderr
-    shared = ["losses", "scores", "real_vs_generated", "weights_generator", "weights_discriminator", "samples/epoch_0004"]
+    shared = ["losses", "scores", "nearest", "real_vs_generated",
+              "weights_generator", "weights_discriminator", "samples/epoch_0004"]
     mtd = ["classifier_curves", "confusion_matrix", "per_class", "predictions_right", "predictions_wrong", "tsne"]
     wanted = {"gan": shared, "mtd": shared + mtd, "gradcam": ["gradcam_right", "gradcam_wrong", "gradcam_real_fake"],
               "all": ["before_after"]}
@@ -50,6 +51,9 @@ def test_every_task_and_every_picture(demo):
     about = json.loads((folder / "results/mtd/config.json").read_text())
     assert about["config"]["seed"] == 0 and about["torch"] == torch.__version__ and about["splits"]["train"]["images"] > 0
     assert len(rows(folder / "results/gan/metrics.csv")) == 4
+    assert not (folder / "results/gan/quality.png").exists()  # no epoch was measured, and no empty panel is drawn
+    found = json.loads((folder / "results/gan/quality.json").read_text())
+    assert found["n"]["generated"] == 500 and found["kid_train"] > abs(found["kid_floor"]) and 0 <= found["precision"] <= 1
 
 
 def test_the_demo_run_learns(demo):
@@ -181,6 +185,7 @@ def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo,
     done = script("--task", "all", "--data_path", data, *TINY, "--epochs", 1, *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/gradcam/gradcam_real_fake.png").exists()
+    assert (tmp_path / "results/gan/quality.png").exists() == ("--measure_every" in flags)
 
 
 def test_a_recipe_is_a_set_of_defaults():
