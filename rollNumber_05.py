@@ -1,6 +1,6 @@
 """DCGAN, multi-task discriminator and Grad-CAM for malaria blood-smear cells, in one script.
 
-    python rollNumber_05.py                                     demo set drawn by the script, every task, minutes
+    python rollNumber_05.py                                     demo set (extras/demo_set.py), every task, minutes
     python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd, then gradcam, then before/after the head
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
     python rollNumber_05.py --data_path DIR_OR_ZIP --resume     go on where a run was stopped
@@ -57,9 +57,9 @@ def flag(default, help, choices=None, low=None, high=None):
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Every flag, its default and its help text; the only place where they are written."""
-    data_path: str = flag("", "folder or zip with the data; empty: the built-in demo set")
+    data_path: str = flag("", "folder or zip with the data; empty: the demo set of extras/demo_set.py")
     task: str = flag("all", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
-    recipe: str = flag("best", "defaults that won, or the plain ones: no augmentation, averages, smoothing, dropout; rates 2e-4",
+    recipe: str = flag("best", "defaults that won, or plain ones: no augmentation, averages, smoothing, dropout, decay",
                        ("best", "assignment"))
     view: str = flag("cell", "cell: one crop a box, one class; field: whole images, several classes", ("cell", "field"))
     classes: str = flag("auto", "comma-separated class names; auto: the life stages found, or else every class found")
@@ -72,9 +72,8 @@ class Config:
     d_width: int = flag(128, "channels of D at 4x4, halved towards the image", low=8, high=4096)
     head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
     dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
-    upsample: str = flag("transposed", "G's upsampling; resize avoids checkerboards", ("transposed", "resize"))
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
-    class_weight: float = flag(1.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
+    class_weight: float = flag(5.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
@@ -82,6 +81,8 @@ class Config:
     optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
     lr_g: float = flag(5e-4, "learning rate of G", low=0)
     lr_d: float = flag(1e-3, "learning rate of D and of the MTD", low=0)
+    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which both learning rates fall towards zero",
+                           low=0, high=1)
     beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
     beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
@@ -92,8 +93,7 @@ class Config:
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic of the networks in training; auto: bf16 where the processor or GPU multiplies "
                           "in it, else fp32", ("auto", "fp32", "bf16"))
-    cuda_graph: bool = flag(False, "record the step as one CUDA graph and replay it; needs one CUDA device, not yet tried")
-    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike, for gan as far as D overfits")
+    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike, as far as D overfits")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
@@ -113,8 +113,9 @@ class Config:
             if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
-RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, lr_g=2e-4, lr_d=2e-4)}
-RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "cuda_graph", "resume", "weights", "overwrite", "results_dir",
+RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
+                                       lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
+RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir",
              "save_dir", "json"}
 
 # =================================================== data ===================================================
@@ -518,10 +519,20 @@ def text_table(rows):
     width = [max(len(str(v)) for v in column) for column in zip(*rows)]
     return "\n".join("  ".join(str(v).ljust(w) for v, w in zip(r, width)).rstrip() for r in rows)
 
+def demo_set(target):
+    """The folder `target` with the demo set, drawn there the first time. Raises UsageError if its painter is not at hand."""
+    if not target.exists():
+        if not Path(__file__).with_name("extras").joinpath("demo_set.py").exists():
+            raise UsageError("--data_path is missing, and extras/demo_set.py, which draws the demo set, is not beside this script")
+        from extras.demo_set import write_demo_set
+        with atomic_folder(target) as building:
+            write_demo_set(building)
+    return target
+
 def load_data(config, device="cpu"):
     """The MalariaDataset of a config: from the crop cache when data and settings are unchanged. Raises UsageError."""
     cache = Path(config.results_dir, "cache")
-    root = open_data_path(config.data_path, cache) if config.data_path else write_demo_set(cache.parent / "demo_data")
+    root = open_data_path(config.data_path, cache) if config.data_path else demo_set(cache.parent / "demo_data")
     folder = DataFolder(root, config.data_path)
     settings = {k: getattr(config, k) for k in ("view", "classes", "microscope", "magnification", "image_size", "channels")}
     key = hashlib.sha1(json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings]).encode()).hexdigest()[:16]
@@ -530,106 +541,6 @@ def load_data(config, device="cpu"):
     index = json.loads((cache / key / "index.json").read_text())
     images = torch.from_numpy(np.load(cache / key / "images.npy", mmap_mode="c"))
     return MalariaDataset(images, index, range(len(index["rows"])), device)
-
-# The demo set
-DEMO_FIELDS, DEMO_SIZE, DEMO_ZOOM = 60, (480, 640), 3
-DEMO_SHARES = {"red blood cell": 0.87, "ring": 0.05, "trophozoite": 0.03, "schizont": 0.02, "gametocyte": 0.03}
-CHROMATIN, CYTOPLASM, PIGMENT = (96, 28, 110), (128, 106, 168), (112, 78, 40)  # Giemsa colours, RGB
-
-def blob(rng, centre, radius, roughness, points=28):
-    """(points, 2) outline of a smooth irregular disc; roughness 0 is a circle."""
-    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    waves = sum(rng.normal(0, roughness / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
-    return np.stack([np.cos(angle), np.sin(angle)], 1) * (radius * (1 + waves))[:, None] + centre
-
-def paint_parasite(fill, rng, stage, radius):
-    """Paint one parasite around (0, 0) of a cell of `radius` with fill(outline, colour)."""
-    def dots(spots, r, colour):
-        for spot in spots:
-            fill(blob(rng, spot, r * radius, 0.12), colour)
-    at, turn = rng.uniform(-0.3, 0.3, 2) * radius, rng.uniform(0, 2 * np.pi)
-    way = np.array([np.cos(turn), np.sin(turn)]) * radius
-    if stage == "ring":  # signet ring: a thin blue circle around a vacuole, with one or two chromatin dots on it
-        size = rng.uniform(0.24, 0.32)
-        fill(blob(rng, at, (size + 0.05) * radius, 0.04), CYTOPLASM)
-        dots([at], size - 0.05, (224, 176, 190))
-        dots([at + size * way, at + size * way[::-1]][:rng.integers(1, 3)], 0.12, CHROMATIN)
-    elif stage == "trophozoite":  # amoeboid cytoplasm with a vacuole, a larger chromatin mass and a little pigment
-        fill(blob(rng, at / 2, 0.5 * radius, 0.28), CYTOPLASM)
-        dots([at], 0.17, (214, 172, 196))
-        dots([at / 2 + 0.36 * way], 0.18, CHROMATIN)
-        dots(rng.normal(0, 0.22 * radius, (5, 2)), 0.045, PIGMENT)
-    elif stage == "schizont":  # full of merozoites around a clump of pigment
-        fill(blob(rng, (0, 0), 0.9 * radius, 0.03), (188, 152, 196))
-        for distance, n in ((0.68, rng.integers(9, 13)), (0.36, rng.integers(4, 7))):
-            angle = turn + np.linspace(0, 2 * np.pi, n, endpoint=False) + rng.normal(0, 0.12, n)
-            dots(distance * radius * np.stack([np.cos(angle), np.sin(angle)], 1), 0.12, CHROMATIN)
-        dots(rng.normal(0, 0.07 * radius, (12, 2)), 0.045, PIGMENT)
-    elif stage == "gametocyte":  # fills the cell: even cytoplasm, one eccentric nucleus, pigment scattered all over
-        fill(blob(rng, (0, 0), 0.88 * radius, 0.03), (146, 118, 170))
-        dots([1.3 * at], 0.27, (134, 50, 130))
-        dots(rng.uniform(-0.58, 0.58, (26, 2)) * radius, 0.045, PIGMENT)
-
-def paint_cell(image, mask, x, y, radius, stage, seed):
-    """Paint one cell at (x, y) pixels into image and parasite mask, both DEMO_ZOOM times larger than the field."""
-    import cv2
-    rng = np.random.default_rng(seed)
-    tone = np.array([206, 140, 158]) + rng.normal(0, 5, 3)
-    def fill(outline, colour, parasite=255):
-        points = [np.round((outline + (x, y)) * DEMO_ZOOM * 16).astype(np.int32)]
-        for canvas, c in ((image, np.clip(colour, 0, 255).tolist()), (mask, parasite)):
-            cv2.fillPoly(canvas, points, c, cv2.LINE_AA, 4)
-
-    body, pale = blob(rng, (0, 0), radius, 0.04), rng.uniform(10, 60) * (stage in ("red blood cell", "ring"))
-    fill(body, tone - 22, parasite=0)
-    for part in np.linspace(0, 1, 12):  # from the dark rim to the pale centre
-        fill(body * (0.95 - 0.8 * part), tone + pale * part ** 1.5, parasite=0)
-    paint_parasite(lambda outline, colour: fill(outline, colour + rng.normal(0, 6, 3)), rng, stage, radius)
-
-def render_field(cells, left, rng):
-    """The window of a strip that starts at `left`: uint8 RGB image, parasite mask (bool) and IML objects."""
-    import cv2
-    height, width = DEMO_SIZE
-    image = np.full((height * DEMO_ZOOM, width * DEMO_ZOOM, 3), (238, 240, 228), np.uint8)
-    mask, objects = np.zeros(image.shape[:2], np.uint8), []
-    for x, y, radius, stage, seed in cells:
-        if abs(x - left - width / 2) < width / 2 + 40:
-            paint_cell(image, mask, x - left, y, radius, stage, seed)
-        if 0 < x - left < width:  # of a cell that is cut off by the border at least half is in view
-            box = zip("xywh", (x - left - radius, y - radius, 2 * radius, 2 * radius))
-            objects.append({"type": stage, "bbox": {k: str(round(v)) for k, v in box}})
-    image, mask = (cv2.resize(a, (width, height), interpolation=cv2.INTER_AREA) for a in (image, mask))
-    yy, xx = np.mgrid[:height, :width].astype(np.float32) / width - 0.5
-    tilt, stain = rng.normal(0, 0.12, 2), rng.uniform(0.85, 1.6) * (1 + rng.normal(0, 0.05, 3))
-    light = rng.uniform(0.86, 1.02) * (1 + tilt[0] * xx + tilt[1] * yy - 0.12 * (xx ** 2 + yy ** 2))
-    image = cv2.GaussianBlur(255 * (image / 255) ** stain * light[..., None], (0, 0), rng.uniform(0.4, 0.9))
-    return np.clip(image + rng.normal(0, 2.5, image.shape), 0, 255).astype(np.uint8), mask > 127, objects
-
-def scatter_cells(rng, width, height):
-    """Cells of a smear strip as (x, y, radius, stage, seed): dense, touching, some overlapping, sorted by x."""
-    placed = []
-    for x, y in sorted(rng.uniform((0, 0), (width, height), (int(width * height / 2400), 2)).tolist()):
-        stage = str(rng.choice(list(DEMO_SHARES), p=list(DEMO_SHARES.values())))
-        radius = rng.uniform(23, 28) * (1.2 if stage in ("schizont", "gametocyte") else 1.0)
-        if all(math.hypot(x - p[0], y - p[1]) > 0.88 * (radius + p[2]) for p in placed[-60:]):
-            placed.append((x, y, radius, stage, int(rng.integers(1 << 30))))
-    return placed
-
-def write_demo_set(target, seed=0):
-    """Render the demo set once, in the IML layout, masks in masks.npz; fields are windows of a strip, overlapping by 1/8."""
-    if target.exists():
-        return target
-    rng, step = np.random.default_rng(seed), DEMO_SIZE[1] * 7 // 8
-    strip, annotations, masks = scatter_cells(rng, step * (DEMO_FIELDS + 1), DEMO_SIZE[0]), [], {}
-    with atomic_folder(target) as building:
-        (building / "images").mkdir()
-        for k in tqdm(range(DEMO_FIELDS), "rendering the demo set", unit="field", disable=None):
-            image, masks[f"demo_{k:03d}"], objects = render_field(strip, k * step, np.random.default_rng([seed, k]))
-            write_image(building / "images" / f"demo_{k:03d}.png", image)
-            annotations.append({"image_name": f"demo_{k:03d}.png", "objects": objects})
-        np.savez_compressed(building / "masks.npz", **masks)
-        (building / "annotations.json").write_text(json.dumps(annotations))
-    return target
 
 # ================================================== models ==================================================
 SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4, 8, 16, 32, 64, 128)}
@@ -649,11 +560,11 @@ def initialise(module):
             nn.init.zeros_(module.bias)
 
 class Generator(nn.Module):
-    """Noise to image: linear -> width x 4 x 4 -> upsampling convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
+    """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
 
     A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014).
     """
-    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, upsample="transposed"):
+    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128):
         super().__init__()
         self.latent_dim, self.num_classes = latent_dim + num_classes, num_classes
         self.project = nn.Sequential(nn.Linear(self.latent_dim, width * 16), nn.Unflatten(1, (width, 4, 4)),
@@ -661,10 +572,7 @@ class Generator(nn.Module):
         plan, blocks = layer_plan(image_size, width) + [(image_size, channels)], []
         for (small, c_in), (large, c_out) in zip(plan, plan[1:]):
             last = large == image_size
-            if upsample == "transposed":  # (B, c_in, small, small) -> (B, c_out, large, large)
-                blocks.append(nn.ConvTranspose2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=last))
-            else:  # nearest-neighbour resize, then convolution: no checkerboard (Odena et al. 2016)
-                blocks += [nn.Upsample(size=(large, large)), nn.Conv2d(c_in, c_out, 3, 1, 1, bias=last)]
+            blocks.append(nn.ConvTranspose2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=last))  # (B, c_out, large, large)
             blocks += [nn.Tanh()] if last else [nn.BatchNorm2d(c_out), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.apply(initialise)
@@ -713,7 +621,7 @@ def build_models(task, settings, num_classes):
     shape = dict(image_size=settings["image_size"], channels=settings["channels"])
     d_shape = dict(shape, width=settings["d_width"])
     told = num_classes if task == "mtd" and settings.get("conditional") else 0
-    g_shape = dict(shape, num_classes=told, width=settings["g_width"], **{k: settings[k] for k in ("latent_dim", "upsample")})
+    g_shape = dict(shape, num_classes=told, width=settings["g_width"], latent_dim=settings["latent_dim"])
     return (Generator(**g_shape),
             Discriminator(**d_shape) if task == "gan" else
             MultiTaskDiscriminator(num_classes=num_classes, **d_shape, **{k: settings[k] for k in ("head_width", "dropout")}))
@@ -793,10 +701,10 @@ def discriminator_step(d, optimizer, real, fake, *, loss, labels=None, smoothing
     optimizer.step()
     return j_d.detach(), j_c.detach(), real_logits.detach(), fake_logits.detach()
 
-def generator_step(d, optimizer, fake, *, loss, labels=None, weight=1.0):
+def generator_step(d, optimizer, fake, *, loss, labels=None):
     """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G).
 
-    labels: what G was told to draw; then min J(G) + weight * J(C) of its images (Odena et al. 2017).
+    labels: what G was told to draw; then min J(G) + J(C) of its images (Odena et al. 2017).
     """
     d.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(d):
@@ -804,7 +712,7 @@ def generator_step(d, optimizer, fake, *, loss, labels=None, weight=1.0):
     j_g = generator_loss(out[0] if isinstance(out, tuple) else out, loss)
     j_c = 0 if labels is None else classification_loss(out[1], labels)
     optimizer.zero_grad(set_to_none=True)
-    (j_g + weight * j_c).backward()
+    (j_g + j_c).backward()
     optimizer.step()
     d.requires_grad_(True)
     return j_g.detach()
@@ -840,13 +748,13 @@ def augment(images, strength):
     contrast, light, gain, tint = 1 + 0.8 * contrast, 1 + light, 1 + 0.5 * gain, 0.4 * tint
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
-def adapt(strength, d_real, speed):
-    """Move an augmentation strength in [0, 1] in place: up while D holds over 80 % of real images for real, else down.
+def adapt(strength, d_real, speed, least):
+    """Move an augmentation strength in [least, 1] in place: up while D holds over 80 % of real images for real, else down.
 
     That is r_t = E[sign(D(real))] against its target 0.6 (Karras et al. 2020, sec. 3.1), so that augmentation grows only as
     D overfits. d_real: D's probabilities of real images (B,); speed: the change in one step.
     """
-    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
+    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(least, 1)
 
 @torch.no_grad()
 def update_average(average, model, decay):
@@ -861,9 +769,8 @@ TRACES = ("loss_d", "loss_c", "d_real", "d_fake", "loss_g")
 def make_optimizer(config, network, parameters):
     """The optimiser that a config asks for network 'g' or 'd'."""
     kind, lr, beta1, beta2 = (getattr(config, f"{k}_{network}") for k in ("optimizer", "lr", "beta1", "beta2"))
-    graph = dict(capturable=config.cuda_graph)
-    return {"adam": lambda: torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True, **graph),
-            "rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=beta2, **graph),
+    return {"adam": lambda: torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True),
+            "rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=beta2),
             "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=beta1)}[kind or config.optimizer]()
 
 def pick_device(name):
@@ -902,31 +809,6 @@ def seeds(config, epoch, rank=0):
     """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
     return int.from_bytes(hashlib.sha1(f"{config.seed} {epoch} {rank}".encode()).digest()[:8], "big")
 
-class GraphedUpdate:
-    """update(*tensors) as one CUDA graph, replayed with new inputs: small networks wait for launches, not for arithmetic.
-
-    The first calls run as they are, on a stream of their own, as recording asks for; every call is a real update.
-    """
-    def __init__(self, update, warm_up=3):
-        self.update, self.plain_calls, self.graph, self.stream = update, warm_up, None, torch.cuda.Stream()
-
-    def __call__(self, *inputs):
-        if self.plain_calls:
-            self.plain_calls -= 1
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                out = self.update(*inputs)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return out
-        if self.graph is None:
-            self.graph, self.inputs = torch.cuda.CUDAGraph(), [i.clone() for i in inputs]
-            with torch.cuda.graph(self.graph):
-                self.out = self.update(*self.inputs)
-        for kept, new in zip(self.inputs, inputs):
-            kept.copy_(new)
-        self.graph.replay()
-        return self.out.clone()
-
 class Trainer:
     """Both networks, their averages and optimisers, and everything a checkpoint holds. task: 'gan' or 'mtd'."""
     def __init__(self, task, config, classes, device):
@@ -939,11 +821,9 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        self.strength = torch.tensor(float(task == "mtd"), device=device)
+        self.least = 0.3 if task == "mtd" else 0.0  # the head needs some augmentation from the start
+        self.strength = torch.tensor(self.least, device=device)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
-        if config.cuda_graph and (device.type != "cuda" or processes()[1] > 1):
-            raise UsageError("--cuda_graph needs one process on a CUDA device; leave it out")
-        self.step_once = GraphedUpdate(self.update) if config.cuda_graph else self.update
 
     def share(self):
         """Take the first process's state and average gradients over all processes from now on."""
@@ -976,12 +856,11 @@ class Trainer:
                 smoothing=c.label_smoothing, weight=c.class_weight)
         with self.autocast():
             j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss,
-                                 labels=labels if told else None, weight=c.class_weight)
+                                 labels=labels if told else None)
         for k, average in self.averages.items():
             update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
-        if self.task == "gan":  # the MTD's head needs all of it from the start
-            adapt(self.strength, d_real, len(real) / 100_000)
+        adapt(self.strength, d_real, len(real) / 100_000, self.least)
         return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
 
     def batches(self, data, steps):
@@ -994,6 +873,13 @@ class Trainer:
             order = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
         return order[:number].view(steps, world, size)[:, rank]
 
+    def set_rates(self, done):
+        """Both learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
+        factor = min(1, (1 - done) / self.config.lr_decay) if self.config.lr_decay else 1
+        for k, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * getattr(self.config, f"lr_{k[0]}")
+
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers. Raises RuntimeError when a loss is no longer finite."""
         start, traces, (rank, world) = time.perf_counter(), [], processes()
@@ -1002,7 +888,7 @@ class Trainer:
         for i, indices in enumerate(batches := self.batches(data, steps).to(data.where.device)):
             self.step += 1
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
-            traces.append(self.step_once(data.batch(indices), data.labels[indices.to(data.device)], decay))
+            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], decay))
             bar.update(len(indices) * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])
@@ -1031,8 +917,6 @@ class Trainer:
         """Go on from a checkpoint's state."""
         for key, group in (("weights", self.nets), ("ema", self.averages), ("optimizers", self.optimizers)):
             for k, part in group.items():
-                for settings in state[key][k].get("param_groups", ()):  # an optimiser's; how it steps is this run's to say
-                    settings.update({"capturable": self.config.cuda_graph} if "capturable" in settings else {})
                 part.load_state_dict(state[key][k])
         self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
@@ -1081,6 +965,7 @@ def train(task, config, data):
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=True if rank else None) as bar:
             while trainer.epoch < epochs:
+                trainer.set_rates(trainer.epoch / epochs)
                 row = trainer.train_epoch(cells, steps, bar)
                 if rank == 0:
                     finish_epoch(trainer, row, looked_at, folder, bar)
@@ -1113,7 +998,8 @@ def finish_epoch(trainer, row, parts, folder, bar):
         write_checkpoint(trainer.state(), folder / "best.pt")
     write_checkpoint(trainer.state(), folder / "last.pt")
     trainer.saved = trainer.epoch  # a failure while drawing comes after it
-    lines = [",".join(row), *(",".join(str(r.get(k, "")) for k in row) for r in trainer.history)]
+    columns = list(dict.fromkeys(k for r in trainer.history for k in r))
+    lines = [",".join(columns), *(",".join(str(r.get(k, "")) for k in columns) for r in trainer.history)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     images = sample(g, latents(64, g, trainer.config.seed))
     write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
@@ -1167,7 +1053,7 @@ def resumed_config(given):
     for task in ("gan", "mtd") if config.task == "all" else [config.task]:
         if path := resume_path(config, task):
             found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
-            found = {**vars(Config()), "precision": "fp32", **found}  # flags that are newer than the checkpoint
+            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, **found}  # flags that are newer than the checkpoint
             old = old or found
             if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
@@ -1220,14 +1106,15 @@ def evaluate(model, data, loss, turns=1):
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
 
-def latents(n, generator, seed):
+def latents(n, generator, seed, labels=None):
     """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
 
-    For a conditional generator the last numbers are the class, one-hot: every class in turn.
+    For a conditional generator the last numbers are the class, one-hot: those of `labels` in turn, or every class in turn.
     """
     told = generator.num_classes
     noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
-    return torch.cat([noise, one_hot(torch.arange(n) % told, told)], 1) if told else noise
+    labels = torch.arange(told) if labels is None else labels.cpu()
+    return torch.cat([noise, one_hot(labels[torch.arange(n) % len(labels)], told)], 1) if told else noise
 
 @torch.no_grad()
 def sample(generator, noise, batch_size=64):
@@ -1285,9 +1172,18 @@ class Quality:
             return round(metric.compute()[0].item(), 4)
 
     def of(self, generator, seed):
-        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells."""
-        fake, real = self.features(sample(generator, latents(self.GENERATED, generator, seed))), self.real["train"]
+        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells.
+
+        A conditional one draws the classes as often as they are among the train cells, and has a kid for each of them.
+        """
+        labels, real = self.parts["train"].labels, self.real["train"]
+        spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
+        noise = latents(self.GENERATED, generator, seed, spread)
+        fake = self.features(sample(generator, noise))
         kids = {f"kid_{s}": self.kid(self.real[s], fake) for s in ("train", "val") if s in self.real}
+        for i, name in enumerate(self.parts["train"].classes if generator.num_classes and labels.ndim == 1 else ()):
+            kinds = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
+            kids |= {f"kid_{name}": self.kid(*kinds) if min(map(len, kinds)) > 3 else ""}
         return {**kids, "kid_floor": self.floor, "precision": share_within(real, fake), "recall": share_within(fake, real)}
 
     def neighbours(self, images):
@@ -1388,19 +1284,21 @@ def plot_history(history, path, panels):
     """Columns of the history over epochs: one panel for each {title: {column: label}}."""
     figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8))
     for axis, (title, curves) in zip(axes, panels.items()):
+        values = [0.01]
         for column, label in curves.items():
             points = [(row["epoch"], row[column]) for row in history if row.get(column, "") != ""]
             axis.plot(*(zip(*points) if points else ((), ())), ".-", label=label)
-        axis.set(xlabel="epoch", title=title)
-        axis.set_ylim(min(0, axis.get_ylim()[0]))
+            values += [value for _, value in points]
+        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(min(0, *values), 1.08 * max(values)))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
 
-def plot_weights(model, path):
+def plot_weights(model, path, side_inches=3.4):
     """The first 144 kernels of every convolution as tiles, blue negative, red positive."""
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    figure, axes = pyplot().subplots(1, len(layers), figsize=(3.4 * len(layers), 3.6), squeeze=False)
+    figure, axes = pyplot().subplots(1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2),
+                                     squeeze=False)
     for axis, (name, layer) in zip(axes[0], layers):
         kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
         side = math.isqrt(len(kernels) - 1) + 1
@@ -1409,8 +1307,8 @@ def plot_weights(model, path):
         limit = kernels.abs().max().item()
         shown = axis.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         shape, order = "x".join(map(str, layer.weight.shape)), "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
-        axis.set(title=f"{name}: {shape}", xticks=[], yticks=[], xlabel=f"{len(kernels)} kernels by ({order}) channel")
-        figure.colorbar(shown, ax=axis, shrink=0.7, label="weight")
+        axis.set(title=f"{name}\n{shape}", xticks=[], yticks=[], xlabel=f"{len(kernels)} kernels ({order})")
+        figure.colorbar(shown, ax=axis, shrink=0.7)
     figure.savefig(path)
 
 def gallery(path, title, pictures, columns=8):
@@ -1439,13 +1337,13 @@ def judge(data, probabilities):
     true, said = ([label_text(v, data.classes) for v in values] for values in (labels, answers))
     return right, sure, [f"true {t}\n{s} {p:.2f}" for t, s, p in zip(true, said, sure)]
 
-def plot_predictions(folder, data, probabilities):
+def plot_predictions(folder, data, probabilities, limit=40, columns=8):
     """predictions_right.png and predictions_wrong.png of a dataset: true label, answer and its probability."""
     right, sure, texts = judge(data, probabilities)
     for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
-        shown = chosen[np.argsort(-sure[chosen])][::max(1, len(chosen) // 40) if name == "right" else 1][:40]
+        shown = chosen[np.argsort(-sure[chosen])][::max(1, len(chosen) // limit) if name == "right" else 1][:limit]
         gallery(folder / f"predictions_{name}.png", f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
-                "(true label, then answer and its probability)", list(zip(data.uint8(shown), (texts[i] for i in shown))))
+                "(true label, then answer and its probability)", list(zip(data.uint8(shown), (texts[i] for i in shown))), columns)
 
 def plot_scores(folder, scores):
     """confusion_matrix.png (not for multi-label) and per_class.png of {split: classification_scores}."""
@@ -1494,7 +1392,8 @@ def report_run(trainer, folder, data):
     from PIL import Image
     task, config = trainer.task, trainer.config
     plot_training(trainer, folder)
-    first, *rest = [Image.open(p).quantize(128) for p in sorted((folder / "samples").glob("*.png"))]
+    grids = sorted((folder / "samples").glob("*.png"))
+    first, *rest = [Image.open(p).quantize(128) for p in grids[::math.ceil(len(grids) / 60)]]
     first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
     source = folder / "best.pt" if (folder / "best.pt").exists() else folder / "last.pt"
     generator, discriminator, state = load_networks(source, task, data.device)
@@ -1548,23 +1447,27 @@ def run_gradcam(config, data):
     for key, value in {"classes": data.classes, **{k: getattr(config, k) for k in ("view", "image_size", "channels")}}.items():
         if value != (known := (state if key == "classes" else state["config"])[key]):
             raise UsageError(f"{weights}: made with {key} {known}, here it is {value}; give --{key} and data to match")
+    plot_gradcam(folder, generator, model, test, loss, config.seed)
+    print(f"gradcam: pictures in {folder}, of {weights}")
+
+def plot_gradcam(folder, generator, model, test, loss, seed, limit=24, columns=8):
+    """gradcam_right.png, gradcam_wrong.png and gradcam_real_fake.png: maps of test images, the last of generated ones too."""
     folder.mkdir(parents=True, exist_ok=True)
     probabilities = predict(model, test, loss, turns=8)["probabilities"]
     right, _, texts = judge(test, probabilities)
     for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
-        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:24])
-        top = torch.from_numpy(probabilities[chosen].argmax(1)).to(data.device)[:, None]
+        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])
+        top = torch.from_numpy(probabilities[chosen].argmax(1)).to(test.device)[:, None]
         gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the likeliest class, {name} answers (test)", cam_pictures(
             model, test.batch(torch.from_numpy(chosen)), lambda out: out[1].gather(1, top)[:, 0],
-            [texts[i] for i in chosen]) if len(chosen) else [])
-    fake = generator(latents(8, generator, config.seed).to(data.device))
-    images, pictures = torch.cat([test.batch(torch.arange(min(8, len(test)))), fake]), []
-    kinds = ["real"] * (len(images) - 8) + ["generated"] * 8
+            [texts[i] for i in chosen]) if len(chosen) else [], columns)
+    fake = generator(latents(limit // 4, generator, seed).to(test.device))
+    images, pictures = torch.cat([test.batch(torch.arange(min(len(fake), len(test)))), fake]), []
+    kinds = ["real"] * (len(images) - len(fake)) + ["generated"] * len(fake)
     for sign, meaning in ((1, "real"), (-1, "fake")):
         pictures += cam_pictures(model, images, lambda out: sign * out[0], [
             f"{k}, D {p:.2f}\nwhat speaks for {meaning}" for k, p in zip(kinds, real_probability(model(images)[0], loss))])
-    gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)", pictures)
-    print(f"gradcam: pictures in {folder}, of {weights}")
+    gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)", pictures, columns)
 
 def compare(config):
     """results/all/before_after.png: samples and curves of the GAN (before) and of the GAN with the head (after)."""
@@ -1612,8 +1515,9 @@ def run(arguments):
     config = config_from(arguments)
     if config.summary:
         count, image = len(STAGES), torch.zeros(1, config.channels, config.image_size, config.image_size)
-        for model in (*build_models("gan", vars(config), count), build_models("mtd", vars(config), count)[1]):
-            print(summarise(model, torch.zeros(1, config.latent_dim) if isinstance(model, Generator) else image))
+        generator, mtd = build_models("mtd", vars(config), count)
+        for model in (generator, build_models("gan", vars(config), count)[1], mtd):
+            print(summarise(model, latents(1, generator, 0) if model is generator else image))
         return
     device = pick_device(config.device)
     with process_group(device):

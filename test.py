@@ -1,6 +1,7 @@
 """Run trained weights: noise to images (gan), or images to life stages (mtd).
 
     python test.py --model gan --weights saved_models/gan.pt [--num_images 16] [--noise z.npy] [--seed 0] [--out DIR]
+    python test.py --model gan --weights saved_models/conditional.pt --label ring    a class, of a generator that is told it
     python test.py --model mtd --weights saved_models/mtd.pt --image cell.png|folder [--json]
     python test.py --model mtd --weights saved_models/mtd.pt --data_path DIR_OR_ZIP [--split test|val|train|all] [--json]
 
@@ -26,15 +27,16 @@ def test(architecture, weights, sample):
     """What a trained network makes of a sample.
 
     architecture: "gan" or "mtd", or a Generator or MultiTaskDiscriminator that the weights are loaded into.
-    weights: a checkpoint file of that kind.
+    weights: a checkpoint file of that kind; for a gan also an mtd's, whose generator is taken.
     sample: for a gan noise (latent,) or (N, latent), as an array or .npy file -> uint8 images (S, S, C) or (N, S, S, C);
+    where the generator is conditional, the last numbers of the noise are the class, one-hot;
     for an mtd an image file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), RGB, of uint8, uint16 or floats in
     [0, 1] -> {"label", "probabilities": {class: p}, "real_probability"}; a list of them -> a list.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
     kind = architecture if isinstance(architecture, str) else (
         "gan" if isinstance(architecture, submission.Generator) else "mtd")
-    generator, discriminator, state = submission.load_networks(weights, kind)
+    generator, discriminator, state = submission.load_networks(weights, None if kind == "gan" else kind)
     network = generator if kind == "gan" else discriminator
     if not isinstance(architecture, str):
         try:
@@ -97,9 +99,15 @@ def classify(model, state, images):
 
 def run_gan(flags):
     """Write a grid and one PNG an image to --out."""
-    generator, _, _ = submission.load_networks(flags.weights, "gan", submission.pick_device(flags.device))
+    generator, _, state = submission.load_networks(flags.weights, device=submission.pick_device(flags.device))
+    if flags.label and flags.noise:
+        raise UsageError("--label: the noise of --noise says which class; give one of the two")
+    if flags.label and not (generator.num_classes and flags.label in state["classes"]):
+        told = state["classes"] if generator.num_classes else "none: this generator is not told a class"
+        raise UsageError(f"--label {flags.label}: not a class of {flags.weights}, which has {told}")
+    label = torch.tensor([state["classes"].index(flags.label)]) if flags.label else None
     noise = read_noise(flags.noise, generator.latent_dim).view(-1, generator.latent_dim) if flags.noise else \
-        submission.latents(flags.num_images, generator, flags.seed)
+        submission.latents(flags.num_images, generator, flags.seed, label)
     out = Path(flags.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -166,6 +174,8 @@ def run(arguments):
     parser.add_argument("--weights", help="checkpoint (default: saved_models/MODEL.pt)")
     parser.add_argument("--num_images", type=int, default=16, help="gan: how many images (default: 16)")
     parser.add_argument("--noise", help="gan: .npy file of noise (N, latent) in place of --num_images and --seed")
+    parser.add_argument("--label", type=submission.canonical_class,
+                        help="gan: the class to draw, if the weights are of a --conditional mtd (default: all in turn)")
     parser.add_argument("--seed", type=int, default=0, help="gan: seed of the noise (default: 0)")
     parser.add_argument("--out", default="results/test", help="gan: folder for the images (default: results/test)")
     parser.add_argument("--image", help="mtd: an image, or a folder of images")
@@ -180,6 +190,8 @@ def run(arguments):
             raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
     if flags.model == "mtd" and bool(flags.image) == bool(flags.data_path):
         raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP, one of them")
+    if flags.model == "mtd" and flags.label:
+        raise UsageError("--label goes with --model gan: it says which class a told generator draws")
     if flags.model == "gan" and (flags.image or flags.data_path):
         raise UsageError("--model gan makes images from noise; --image and --data_path go with --model mtd")
     (run_gan if flags.model == "gan" else run_images if flags.image else run_data)(flags)

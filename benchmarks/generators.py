@@ -66,7 +66,8 @@ def frechet(a, b):
 
 def measure(generator, quality, unseen, seed):
     """The COLUMNS of a generator."""
-    noise = torch.randn(quality.GENERATED, 100, generator=torch.Generator().manual_seed(seed + 1))
+    noise = s.latents(quality.GENERATED, generator, seed + 1) if hasattr(generator, "num_classes") else torch.randn(
+        quality.GENERATED, 100, generator=torch.Generator().manual_seed(seed + 1))
     fake, real = quality.features(s.sample(generator, noise)), quality.real["train"]
     return {"kid_train": quality.kid(real, fake), "kid_unseen": quality.kid(unseen, fake), "frechet": frechet(real, fake),
             "precision": s.share_within(real, fake), "recall": s.share_within(fake, real)}
@@ -76,6 +77,8 @@ def train(loop, seconds):
     """Train for so many seconds; returns steps, seconds that it took."""
     steps, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
+        if isinstance(loop, ScriptLoop):
+            loop.trainer.set_rates(min((time.perf_counter() - start) / seconds, 0.999))
         with contextlib.redirect_stdout(io.StringIO()):
             loop.run(50 if seconds > 60 else 1)
         steps += 50 if seconds > 60 else 1

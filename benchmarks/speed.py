@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
+from extras import demo_set  # noqa: E402
 from peers import ScriptLoop, TorchganLoop, TutorialLoop, write_png_folder  # noqa: E402
 
 NETWORKS = {"the assignment's": 128, "the paper's": 512}
@@ -65,7 +66,7 @@ def interleaved(loops, rounds, steps, device):
 
 def bench_train(folder, flags):
     """Section train."""
-    device, out, few, many = s.pick_device(flags.device), {}, "auto", ",".join(s.DEMO_SHARES)
+    device, out, few, many = s.pick_device(flags.device), {}, "auto", ",".join(demo_set.SHARES)
     sets = [(few, "the assignment's"), (many, "the assignment's"), (many, "the paper's")]
     for i, (classes, name) in enumerate(sets):
         width = NETWORKS[name]
@@ -81,8 +82,6 @@ def train_rates(task, config, data, files, smoke):
     """{loop: images/s and their ratio to the tutorial's} of one task, networks and data set."""
     plain, device = {"augment": False, "ema": 0.0}, data.device
     variants = {"script": {}, "script, equal work": plain, "script, equal work, fp32": {"precision": "fp32", **plain}}
-    if device.type == "cuda":
-        variants["script, cuda graph"] = {"cuda_graph": True}
     loops = {k: ScriptLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
     loops["tutorial"] = TutorialLoop(task, config, files, device, len(data.classes))
     if task == "gan":
@@ -192,13 +191,13 @@ s.main(s.run, sys.argv[1:])
 
 def bench_start(folder, flags):
     """Section start."""
-    demo, out, repeats = s.write_demo_set(folder / "demo_data"), {}, 1 if flags.smoke else 5
+    demo, out, repeats = s.demo_set(folder / "demo_data"), {}, 1 if flags.smoke else 5
     python, imports = [sys.executable, "-c"], "import torch, cv2, tqdm"
     bare = statistics.median(timed([*python, imports], folder)[0] for _ in range(repeats))
     for times in (1,) if flags.smoke else (1, 4, 16):
         cells = repeat_demo(demo, folder / f"demo_{times}", times)
         command = [*python, FIRST_STEP.format(root=str(ROOT)), "--task", "gan", "--data_path", f"demo_{times}", "--classes",
-                   ",".join(s.DEMO_SHARES)]
+                   ",".join(demo_set.SHARES)]
         (cold, memory), warm = timed(command, folder), [timed(command, folder)[0] for _ in range(repeats)]
         out[f"{cells} cells"] = {"cold_s": cold, "warm_s": statistics.median(warm), "imports_s": bare,
                                  "warm_beyond_imports_s": statistics.median(warm) - bare, "peak_mb": memory,
@@ -208,7 +207,7 @@ def bench_start(folder, flags):
 
 def bench_answer(folder, flags):
     """Section answer."""
-    image = s.write_demo_set(folder / "demo_data") / "images/demo_000.png"
+    image = s.demo_set(folder / "demo_data") / "images/demo_000.png"
     test = [sys.executable, str(ROOT / "test.py"), "--model", "mtd", "--weights", str(ROOT / "saved_models/mtd.pt")]
     bare = [sys.executable, "-c", "import torch"]
     pairs = [(timed([*test, "--image", str(image)], folder)[0], timed(bare, folder)[0]) for _ in range(1 if flags.smoke else 9)]

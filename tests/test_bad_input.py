@@ -1,10 +1,14 @@
 """Whatever a user can get wrong ends in one line that names the flag or the file, and in exit code 2."""
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from test_readers import smear, write, write_coco, write_iml, write_m5, yolo_line
 
 import rollNumber_05 as malaria
@@ -141,3 +145,10 @@ def test_exit_code_of_the_process(bench, script, command, named):
     done = script(*command.split(), cwd=bench)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
+
+
+def test_the_script_alone_asks_for_data(tmp_path):
+    """Without extras/ beside it there is no demo set: one line that names the flag, exit 2."""
+    alone = shutil.copy(ROOT / "rollNumber_05.py", tmp_path / "1234_05.py")
+    done = subprocess.run([sys.executable, alone], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "--data_path" in done.stderr and done.stderr.count("\n") == 1

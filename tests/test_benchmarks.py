@@ -16,12 +16,13 @@ def test_speed(section, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())[section]
 
 
-@pytest.mark.parametrize("program", ["generators", "classifiers"])
+@pytest.mark.parametrize("program", ["generators", "classifiers", "conditional", "sweep"])
 def test_smoke_forms(program, tmp_path):
     """Every model of a comparison trains a little and has its row in the table."""
     command = [sys.executable, ROOT / f"benchmarks/{program}.py", "--smoke"]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()
-    models = {"generators": ["script", "tutorial", "torchgan", "floor"], "classifiers": ["mtd", "head", "effnet", "resnet18"]}
+    models = {"generators": ["script", "tutorial", "torchgan", "floor"], "classifiers": ["mtd", "head", "effnet", "resnet18"],
+              "conditional": ["real", "generated", "both", "of 8 generated"], "sweep": ["default", "batch 16", "SGD"]}
     assert all(any(line.startswith(model) for line in table) for model in models[program])

@@ -1,4 +1,4 @@
-"""Precision, CUDA graphs and several processes: the same training, only faster."""
+"""Precision and several processes: the same training, only faster."""
 import os
 import subprocess
 import sys
@@ -89,23 +89,3 @@ def test_bf16_follows_fp32(task):
         assert {v.dtype for v in trainer.state()["ema"]["generator"].values()} <= {torch.float32, torch.int64}
         assert trainer.nets["generator"](torch.randn(2, 100)).dtype == torch.float32
     torch.testing.assert_close(traces["bf16"], traces["fp32"], rtol=0.03, atol=0.03)
-
-
-def test_a_cuda_graph_is_refused_where_there_is_no_cuda(script, tmp_path):
-    done = script("--cuda_graph", "--device", "cpu", "--task", "gan", cwd=tmp_path)
-    assert done.returncode == 2 and "--cuda_graph" in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("task", ["gan", "mtd"])
-@pytest.mark.parametrize("optimizer", s.OPTIMIZERS)
-def test_the_recorded_step_equals_the_eager_one(task, optimizer, tmp_path):
-    """Twelve steps with and without --cuda_graph: the same losses within tolerance."""
-    config = dict(TINY, task=task, optimizer=optimizer, min_steps=12, epochs=1, device="cuda", results_dir=str(tmp_path))
-    traces = []
-    for graph in (False, True):
-        data = s.load_data(made := s.Config(**config, cuda_graph=graph), s.pick_device("cuda"))
-        trainer = s.Trainer(task, made, data.classes, data.device)
-        trainer.train_epoch(data.split("train"), 12, s.tqdm(disable=True))
-        traces.append(trainer.traces)
-    torch.testing.assert_close(*traces, rtol=1e-2, atol=1e-3)

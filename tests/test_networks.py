@@ -22,10 +22,9 @@ def leaves_with_shapes(model, example):
 
 
 @pytest.mark.parametrize("size, channels", SIZES)
-@pytest.mark.parametrize("upsample", ["transposed", "resize"])
-def test_every_layer_keeps_to_the_size_formula(size, channels, upsample):
+def test_every_layer_keeps_to_the_size_formula(size, channels):
     """o = (i - 1)*s - 2p + k for transposed convolutions, (i + 2p - k)/s + 1 for convolutions."""
-    g = s.Generator(image_size=size, channels=channels, upsample=upsample)
+    g = s.Generator(image_size=size, channels=channels)
     d = s.MultiTaskDiscriminator(num_classes=4, image_size=size, channels=channels)
     seen = leaves_with_shapes(g, torch.zeros(2, 100)) + leaves_with_shapes(d, torch.zeros(2, channels, size, size))
     for layer, i, o in seen:
@@ -148,12 +147,14 @@ def test_weak_augmentation_only_turns_and_flips():
 def test_augmentation_grows_as_d_overfits_only():
     """All real images held for real: stronger; 80 % or fewer: weaker; it stays in [0, 1]."""
     strength = torch.zeros(())
-    s.adapt(strength, torch.full((10,), 0.9), 0.1)
+    s.adapt(strength, torch.full((10,), 0.9), 0.1, 0.0)
     assert strength.item() == pytest.approx(0.1)
-    s.adapt(strength, torch.tensor([0.9] * 7 + [0.1] * 3), 0.3)
+    s.adapt(strength, torch.tensor([0.9] * 7 + [0.1] * 3), 0.3, 0.0)
     assert strength.item() == 0
-    s.adapt(strength, torch.ones(10), 5.0)
+    s.adapt(strength, torch.ones(10), 5.0, 0.0)
     assert strength.item() == 1
+    s.adapt(strength, torch.zeros(10), 5.0, 0.3)
+    assert strength.item() == pytest.approx(0.3)
 
 
 def cam_model():

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 import rollNumber_05 as s
+from extras import demo_set
 
 SMALL = ("--image_size", 32, "--epochs", 4, "--min_steps", 100)
 TINY = ("--image_size", 28, "--min_steps", 4, "--batch_size", 8, "--g_width", 16, "--d_width", 16)
@@ -101,18 +102,28 @@ def test_a_finished_run_never_replaces_weights_silently(demo, script):
 
 @pytest.mark.parametrize("task", ["gan", "mtd"])
 def test_resuming_equals_never_having_stopped(task, tmp_path, demo, monkeypatch):
-    """Bit for bit on the CPU: weights, averages, optimisers, traces and numbers after 2 + 2 epochs and after 4."""
+    """Bit for bit on the CPU: weights, averages, optimisers, traces and numbers of 4 epochs, straight and stopped after 2."""
     monkeypatch.chdir(tmp_path)
-    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY)]
+    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--lr_decay", "0.75"]
 
-    def train(*flags):
+    def train(*flags, stop=None):
+        whole = s.Trainer.train_epoch
+        with monkeypatch.context() as patch:
+            patch.setattr(s.Trainer, "train_epoch", lambda self, *a: stopped() if self.epoch == stop else whole(self, *a))
+            train_until(*flags)
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    def train_until(*flags):
         given = s.parse_flags([*common, *flags] if "--resume" not in flags else ["--task", task, *flags])
         config = s.resumed_config(given) if "resume" in given else s.Config(**given)
         s.train(task, config, s.load_data(config))
 
     train("--epochs", "4", "--results_dir", "straight")
-    train("--epochs", "2", "--results_dir", "halves")
-    train("--epochs", "4", "--results_dir", "halves", "--resume")
+    with pytest.raises(KeyboardInterrupt):
+        train("--epochs", "4", "--results_dir", "halves", stop=2)
+    train("--results_dir", "halves", "--resume")
     one, two = (s.read_checkpoint(tmp_path / r / task / "last.pt") for r in ("straight", "halves"))
 
     def same(a, b, where=""):
@@ -136,7 +147,8 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(tmp_path, demo):
     """SIGINT in the middle: exit 130, one line that tells how to go on, and the run can be finished."""
     common = [sys.executable, str(ROOT / "rollNumber_05.py"), "--task", "gan", "--data_path", str(demo[0] / "results/demo_data")]
     process = subprocess.Popen([*common, *map(str, TINY), "--epochs", "100000"], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # nohup and & ignore it
     last = tmp_path / "results/gan/last.pt"
     deadline = time.time() + 120
     while not last.exists() and time.time() < deadline:
@@ -156,7 +168,7 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     assert script(*common, *TINY, "--epochs", 1, cwd=tmp_path).returncode == 0
     last = tmp_path / "results/mtd/last.pt"
     state = s.read_checkpoint(last)
-    for key in ("recipe", "precision", "conditional", "measure_every", "cuda_graph"):
+    for key in ("recipe", "precision", "conditional", "measure_every"):
         del state["config"][key]
     del state["strength"], state["history"][0]["kid_train"]
     s.write_checkpoint(state, last)
@@ -176,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_kept_weights(tmp_
     assert not last.exists() or all(v.isfinite().all() for v in s.read_checkpoint(last)["weights"]["generator"].values())
 
 
-@pytest.mark.parametrize("flags", [("--view", "field", "--upsample", "resize", "--optimizer_g", "rmsprop", "--optimizer_d", "sgd"),
+@pytest.mark.parametrize("flags", [("--view", "field", "--optimizer_g", "rmsprop", "--optimizer_d", "sgd"),
                                    ("--channels", 1, "--loss", "lsgan", "--recipe", "assignment", "--conditional",
                                     "--measure_every", 1)])
 def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo, script):
@@ -186,6 +198,15 @@ def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo,
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/gradcam/gradcam_real_fake.png").exists()
     assert (tmp_path / "results/gan/quality.png").exists() == ("--measure_every" in flags)
+
+
+def test_rates_are_constant_then_fall():
+    """With --lr_decay 0.5: whole until half of the epochs, then in a line; each network's from its own rate."""
+    trainer = s.Trainer("gan", s.Config(lr_decay=0.5, lr_g=1e-3, lr_d=2e-3), s.STAGES, torch.device("cpu"))
+    for done, factor in ((0, 1), (0.5, 1), (0.75, 0.5), (0.9, 0.2)):
+        trainer.set_rates(done)
+        rates = [trainer.optimizers[k].param_groups[0]["lr"] for k in ("generator", "discriminator")]
+        assert rates == pytest.approx([1e-3 * factor, 2e-3 * factor])
 
 
 def test_a_recipe_is_a_set_of_defaults():
@@ -202,7 +223,7 @@ def test_json_of_task_data(demo, script):
     found = json.loads(done.stdout)
     assert set(found) == {"layout", "classes", "splits", "skipped"} and found["classes"] == list(s.STAGES)
     assert sum(sum(v["cells"].values()) for v in found["splits"].values()) > 300 and found["skipped"] == 0
-    assert set(found["splits"]) == set(s.SPLITS) and sum(v["images"] for v in found["splits"].values()) == s.DEMO_FIELDS
+    assert set(found["splits"]) == set(s.SPLITS) and sum(v["images"] for v in found["splits"].values()) == demo_set.FIELDS
 
 
 def test_json_of_images(demo, tester, tmp_path):
@@ -246,6 +267,19 @@ def test_images_from_noise(demo, tester, tmp_path):
     np.save(tmp_path / "z.npy", s.latents(3, s.Generator(), 5).numpy())
     assert tester("--model", "gan", "--weights", weights, "--noise", "z.npy", "--out", "c", cwd=tmp_path).returncode == 0
     assert (tmp_path / "c/0002.png").read_bytes() == (tmp_path / "a/0002.png").read_bytes()
+
+
+def test_a_generator_that_is_told_the_class_draws_it(tester, tmp_path):
+    """--label chooses the class of a conditional MTD's generator; without it every class in turn; a wrong one is refused."""
+    config = s.Config(conditional=True, task="mtd", image_size=32)
+    s.write_checkpoint(s.Trainer("mtd", config, s.STAGES, torch.device("cpu")).state(), tmp_path / "told.pt")
+    common = ("--model", "gan", "--weights", "told.pt", "--num_images", 4)
+    assert tester(*common, "--out", "all", cwd=tmp_path).returncode == 0
+    assert tester(*common, "--label", "schizont", "--out", "one", cwd=tmp_path).returncode == 0
+    same = [(tmp_path / "all" / n).read_bytes() == (tmp_path / "one" / n).read_bytes() for n in map("{:04d}.png".format, range(4))]
+    assert same == [False, False, True, False]
+    done = tester(*common, "--label", "leukocyte", cwd=tmp_path)
+    assert done.returncode == 2 and "--label leukocyte" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,419 @@
+"""Build Report.pdf: figures and numbers from files of results, the text from report.typ.
+
+    pip install -r report/requirements.txt
+    python report/build.py                                 Report.pdf from the committed results, under a minute
+    python report/build.py --demo                          the same, with the panels of demo cells drawn anew (4 minutes)
+    python report/build.py --data_path DIR_OR_ZIP          run every experiment on your data first (hours; resumable)
+    python report/build.py --data_path DIR_OR_ZIP --quick  your runs (trained if there are none); benchmarks as committed
+
+With --data_path results and Report.pdf go to results/report/ and the panels that show cells are of your data; without it they
+show the demo set and generated cells. No result in the report is typed by hand: report.typ reads figures/ and numbers.json, which
+this program writes, and built_from.json keeps the fingerprints of all that they were made from.
+"""
+import argparse
+import hashlib
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import classifiers  # noqa: E402
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import sweep  # noqa: E402
+from peers import read_runs  # noqa: E402
+
+import rollNumber_05 as s  # noqa: E402
+
+SHOWN_EPOCHS, BENCHMARKS = 7, ("classifiers", "generators", "conditional")
+DATA_FLAGS = ("view", "classes", "microscope", "magnification", "image_size", "channels")
+PANELS = ("predictions_right", "predictions_wrong", "gradcam_right", "gradcam_wrong", "gradcam_real_fake")
+
+
+# ---------------------------------------------------------------- experiments
+def run_experiments(data_path, out, quick):
+    """Train, explain and benchmark on a data set; what is done, in `out` or in results/, is not done again."""
+    own = [trained_on(ROOT / "results" / task) for task in ("gan", "mtd")]
+    runs = ROOT / "results" if all(same_data(c, data_path) and not c["conditional"] for c in own) else out / "runs"
+    weights, config = out / "weights", {"data_path": data_path}
+    weights.mkdir(parents=True, exist_ok=True)
+    for task in ("gan", "mtd"):
+        train(task, data_path, runs)
+        config |= {k: v for k, v in trained_on(runs / task).items() if k in DATA_FLAGS}
+        best = runs / task / "best.pt"
+        shutil.copy(best if best.exists() else best.with_name("last.pt"), weights / f"{task}.pt")
+    data = s.load_data(s.Config(**config, results_dir=str(runs)))
+    if data.labels.ndim == 2:
+        raise s.UsageError("the report is about --view cell; results/ holds runs of --view field, move them away")
+    collect(data, runs, out)
+    draw_panels(data, weights / "mtd.pt", out / "panels")
+    if quick:
+        shutil.copy(ROOT / "saved_models/conditional.pt", weights / "conditional.pt")
+        shutil.copytree(HERE / "results/sweep", out / "sweep", dirs_exist_ok=True)
+        for name in BENCHMARKS:
+            shutil.copy(HERE / f"results/{name}.jsonl", out / f"{name}.jsonl")
+        return
+    train("mtd", data_path, out / "conditional", "--conditional", "--epochs", 120)
+    shutil.copy(out / "conditional/mtd/last.pt", weights / "conditional.pt")  # its generator counts, not the head's best epoch
+    for name in ("sweep", *BENCHMARKS):
+        call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
+              out / (name if name == "sweep" else f"{name}.jsonl"),
+              *(["--weights", weights / "conditional.pt"] if name == "conditional" else [])])
+
+
+def trained_on(run):
+    """The config of a finished run's folder, or None."""
+    finished = (run / "config.json").exists() and (run / "quality.json").exists()
+    return json.loads((run / "config.json").read_text())["config"] if finished else None
+
+
+def same_data(config, data_path):
+    """Whether a run's config names this data."""
+    return bool(config) and Path(config["data_path"]).resolve() == Path(data_path).resolve()
+
+
+def train(task, data_path, folder, *flags):
+    """Train a task into folder/task, go on with it, or leave it if it is finished. Raises UsageError if it is of other data."""
+    if config := trained_on(folder / task):
+        if not same_data(config, data_path):
+            raise s.UsageError(f"{folder / task} is a run of {config['data_path']}; move it away")
+        return
+    resume = ["--resume"] if (folder / task / "last.pt").exists() else []
+    call([sys.executable, ROOT / "rollNumber_05.py", "--data_path", data_path, "--task", task, "--results_dir", folder,
+          "--save_dir", folder, "--overwrite", *flags, *resume])
+
+
+def call(command):
+    """Run a command, its output on the terminal. Raises UsageError if it ends badly, with its exit code."""
+    if code := subprocess.run(list(map(str, command))).returncode:
+        raise s.UsageError(f"{' '.join(map(str, command[1:]))} ended with exit code {code}; the same command goes on from there")
+
+
+def collect(data, runs, out):
+    """From the runs' folders what the report needs and what may be shared: numbers and generated images, no cell."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "data.json").write_text(json.dumps({
+        "layout": data.index["layout"], "classes": data.classes, "splits": data.counts(), "leak": leak(data)}, indent=1))
+    for task, files in (("gan", ["quality.json", "config.json"]), ("mtd", ["quality.json", "scores.json", "config.json"])):
+        (out / task).mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy(runs / task / file, out / task / file)
+        state = s.read_checkpoint(runs / task / "last.pt", task)  # the best epoch's history would end there
+        (out / task / "history.json").write_text(json.dumps({"strength": float(state["strength"]), "rows": state["history"]}))
+        np.savez_compressed(out / task / "traces.npz", **dict(zip(s.TRACES, state["traces"].numpy().astype(np.float16).T)))
+    samples = sorted((runs / "gan/samples").glob("*.png"))
+    shutil.rmtree(out / "gan/samples", ignore_errors=True)
+    (out / "gan/samples").mkdir()
+    side = math.ceil(64 / data.images.shape[1]) * data.images.shape[1]
+    for i in sorted({*np.geomspace(1, len(samples), SHOWN_EPOCHS).round().astype(int) - 1}):
+        row = cv2.imread(str(samples[i]))[22:22 + side + 4]  # under the caption, the first of eight rows
+        cv2.imwrite(str(out / "gan/samples" / samples[i].name), row)
+
+
+def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
+    """The script's pictures of answers and of Grad-CAM in the size of a page; they show cells of `data`."""
+    generator, model, state = s.load_networks(weights, "mtd", data.device)
+    test, loss = data.split("test"), state["config"]["loss"]
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as drawn:
+        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=12, columns=6)
+        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=12, columns=6)
+        for path in Path(drawn).glob("*.png"):
+            if path.stem.endswith(kinds):
+                shutil.copy(path, out / path.name)
+
+
+def leak(data, threshold=0.93, draws=1000):
+    """How many pairs of cells in different images are near copies, and how many of them each way of splitting parts.
+
+    Near: correlation of the 64x64 crops over `threshold`. Parted: one in train, the other in val or test (or val and test).
+    """
+    images = data.uint8(range(len(data))).reshape(len(data), -1).astype(np.float32)
+    images -= images.mean(1, keepdims=True)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    sources = [data.index["sources"][r] for r in data.rows]
+    field, labels = np.unique(sources, return_inverse=True)[1], data.labels.cpu().numpy()
+    a, b = np.where(np.triu(images @ images.T, 1) > threshold)
+    a, b = (i[field[a] != field[b]] for i in (a, b))
+    split, rng = np.array([data.index["splits"][r] for r in data.rows]), np.random.default_rng(0)
+    drawn = [rng.permutation(split) for _ in range(draws)]
+    return {"threshold": threshold, "pairs": len(a), "neighbours": int((abs(field[a] - field[b]) == 1).sum()),
+            "other_label": int((labels[a] != labels[b]).sum()),
+            "parted_by_blocks": int((split[a] != split[b]).sum()),
+            "parted_at_random": float(np.mean([(d[a] != d[b]).sum() for d in drawn])), "draws": draws}
+
+
+# -------------------------------------------------------------------- numbers
+def numbers(results, weights):
+    """Everything that report.typ prints, as one nested dict."""
+    found = {name: json.loads((results / f"{name}.json").read_text()) for name in
+             ("data", "gan/quality", "gan/config", "mtd/quality", "mtd/scores", "mtd/config")}
+    networks = {**dict(zip(("generator", "discriminator"), s.load_networks(weights / "gan.pt"))),
+                "mtd": s.load_networks(weights / "mtd.pt")[1]}
+    out = {key.replace("/", "_"): value for key, value in found.items()}
+    out["parameters"] = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    histories = {task: json.loads((results / task / "history.json").read_text()) for task in ("gan", "mtd")}
+    out["training"] = {task: training(history) for task, history in histories.items()}
+    out["equal_steps"] = equal_steps(*(histories[task]["rows"] for task in ("gan", "mtd")))
+    out["layers"] = {name: layers(network, found["gan/config"]["config"]) for name, network in networks.items()}
+    runs = classifiers.known_runs(results / "classifiers.jsonl")
+    first = next(iter(runs))
+    out["benchmarks"] = {"cells": sum(r["n"] for k, r in runs.items() if (k[0], k[1]) == first[:2]),
+                         "classes": runs[first]["classes"]}
+    out["classifiers"] = classifier_numbers(runs)
+    out["conditional"] = conditional_numbers(read_runs(results / "conditional.jsonl"))
+    out["sweep"] = sweep_numbers(read_runs(results / "sweep/runs.jsonl"))
+    out["trials"] = json.loads((HERE / "results/trials.json").read_text())
+    return out
+
+
+def training(history):
+    """What a run took and how it ended."""
+    rows = history["rows"]
+    return {"epochs": len(rows), "steps": rows[-1]["step"], "minutes": sum(r["seconds"] for r in rows) / 60,
+            "last": tail(rows), "strength": history["strength"]}
+
+
+def equal_steps(gan, mtd):
+    """The last number of steps after which both generators were measured, and their KID to the training cells there."""
+    measured = [{r["step"]: r["kid_train"] for r in rows if r.get("kid_train", "") != ""} for rows in (gan, mtd)]
+    step = max(set(measured[0]) & set(measured[1]), default=0)
+    return {"steps": step, **{name: found.get(step, "") for name, found in zip(("gan", "mtd"), measured)}}
+
+
+def tail(history, count=10):
+    """Mean of every number over the last epochs."""
+    rows = history[-count:]
+    return {k: statistics.mean(r[k] for r in rows) for k in rows[-1] if all(isinstance(r.get(k), float) for r in rows)}
+
+
+def layers(network, config):
+    """[[layer, kind, output, parameters, size formula], ...] of a network, as --summary prints them."""
+    side = config["image_size"]
+    example = s.latents(1, network, 0) if isinstance(network, s.Generator) else s.torch.zeros(1, config["channels"], side, side)
+    return [re.split(r"\s{2,}", line.strip()) for line in s.summarise(network, example).strip().splitlines()[2:]]
+
+
+def classifier_numbers(runs):
+    """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation."""
+    models = {}
+    for model in (m for m in classifiers.MODELS if any(key[0] == m for key in runs)):
+        mine = [r for r in runs.values() if r["model"] == model]
+        seeds = [classifiers.scores([r for r in mine if r["seed"] == seed]) for seed in sorted({r["seed"] for r in mine})]
+        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"],
+                         "seconds": statistics.median(r["train_seconds"] for r in mine),
+                         **{k: spread([found[k] for found in seeds]) for k in seeds[0]}}
+    gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
+             for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
+    return {"models": models, "gains": gains}
+
+
+def conditional_numbers(runs):
+    """Means and ranges over the seeds of benchmarks/conditional.py."""
+    out = {}
+    for kind in dict.fromkeys(r["cells"] for r in runs):
+        mine = [r for r in runs if r["cells"] == kind]
+        out[kind] = {"trained_on": mine[0]["trained_on"], "n": mine[0]["n"], "seeds": len(mine), **{
+            k: spread([r[k] for r in mine]) for k in ("accuracy", "balanced_accuracy", "recognised") if k in mine[0]}}
+        if "recognised_per_class" in mine[0]:
+            out["per_class"] = {c: statistics.mean(r["recognised_per_class"][c] for r in mine)
+                                for c in mine[0]["recognised_per_class"]}
+    return out
+
+
+def spread(values):
+    """Mean and range."""
+    return {"mean": statistics.mean(values), "low": min(values), "high": max(values)}
+
+
+def sweep_numbers(runs):
+    """A row for each setting of benchmarks/sweep.py."""
+    rows = []
+    for name in dict.fromkeys(r["setting"] for r in runs):
+        mine = [r for r in runs if r["setting"] == name and "failed" not in r]
+        rows.append({"setting": name, "seeds": len(mine)} | ({"steps": mine[0]["steps"], **{
+            k: spread([r[k] for r in mine]) for k in ("kid_train", "kid_val", "precision", "recall")}} if mine else {}))
+    return rows
+
+
+# -------------------------------------------------------------------- figures
+def figures(results, weights, panels, out):
+    """Write every figure of the report into the folder `out`."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    rows = {task: json.loads((results / task / "history.json").read_text())["rows"] for task in ("gan", "mtd")}
+    gan, mtd = (np.load(results / task / "traces.npz") for task in ("gan", "mtd"))
+    draw_networks(out / "networks.svg", s.load_networks(weights / "gan.pt")[0], s.load_networks(weights / "mtd.pt")[1])
+    s.plot_history(rows["gan"], out / "quality.svg", {
+        "kernel distance, lower is better": dict(
+            kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor: real train to real val"),
+        "share of cells, higher is better": dict(precision="precision", recall="recall")})
+    s.plot_history(rows["mtd"], out / "head.svg", {
+        text: {f"{split}_{key}": split for split in ("train", "val")}
+        for key, text in dict(loss="loss (nats)", accuracy="accuracy", balanced_accuracy="balanced accuracy").items()})
+    draw_traces(out / "losses.svg", [("J(G) of the DCGAN", "loss_g", [(gan, "J(G)")]),
+                                     ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)")])])
+    draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN"), (mtd, "with the head")]) for key, title in dict(
+        loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()])
+    draw_samples(out, results / "gan/samples", weights)
+    draw_weights(out, weights)
+    draw_confusion(out / "confusion.svg", json.loads((results / "mtd/scores.json").read_text()))
+    for name in PANELS:
+        shutil.copy(panels / f"{name}.png", out / f"{name}.png")
+    sweep.picture(read_runs(results / "sweep/runs.jsonl"), results / "sweep", out / "sweep.png")
+
+
+def draw_networks(path, generator, mtd):
+    """Both networks as rows of blocks: height by side, width by channels, kinds and shapes written at them."""
+    with s.torch.no_grad():
+        noise = s.latents(1, generator, 0)
+        rows = {"Generator": blocks(generator, noise), "Multi-task discriminator": blocks(mtd, generator.eval()(noise))}
+    figure, axes = s.pyplot().subplots(2, 1, figsize=(10.5, 5))
+    for axis, (title, shapes) in zip(axes, rows.items()):
+        draw_blocks(axis, shapes)
+        axis.set_title(title, loc="left", fontweight="bold")
+    figure.savefig(path)
+
+
+def blocks(network, example):
+    """[(kind, detail, output shape), ...] of a network's input, convolutions and linear layers in the order they run."""
+    kinds = {"Conv2d": "conv", "ConvTranspose2d": "transposed conv", "Linear": "linear"}
+    shapes, hooks = [("input", "", tuple(example.shape[1:]))], []
+
+    def note(layer, name, shape):
+        detail = f"{layer.kernel_size[0]}x{layer.kernel_size[1]}, stride {layer.stride[0]}" if hasattr(layer, "stride") else ""
+        head = "real or fake" if name == "real_fake" else "class head" if name.startswith(("embed", "classify")) else ""
+        shapes.append((kinds[type(layer).__name__], "\n".join(filter(None, (detail, head))), tuple(shape[1:])))
+
+    for name, layer in network.named_modules():
+        if type(layer).__name__ in kinds:
+            hooks.append(layer.register_forward_hook(lambda m, i, o, name=name: note(m, name, o.shape)))
+    with s.evaluating(network):
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def draw_blocks(axis, shapes):
+    """Blocks from left to right, (C, S, S) as high as log S and as wide as log C; a vector (n,) as a map of side 1."""
+    from matplotlib.patches import Rectangle
+    x, colours = 0.0, {"linear": "tab:orange", "conv": "tab:blue", "transposed conv": "tab:green", "input": "0.7"}
+    for kind, detail, shape in shapes:
+        side = shape[-1] if len(shape) == 3 else 1
+        height, width = 0.35 + 0.35 * np.log2(side + 1), 0.25 + 0.09 * np.log2(shape[0] + 1)
+        axis.add_patch(Rectangle((x, -height / 2), width, height, facecolor=colours[kind], alpha=0.55, edgecolor="black"))
+        axis.text(x + width / 2, height / 2 + 0.08, "x".join(map(str, shape)), ha="center", va="bottom", fontsize=9)
+        axis.text(x + width / 2, -1.5, f"{kind}\n{detail}", ha="center", va="top", fontsize=8)
+        x += width + 0.85
+    axis.set(xlim=(-0.6, x - 0.3), ylim=(-2.6, 1.9), xticks=[], yticks=[], frame_on=False)
+
+
+def draw_traces(path, panels):
+    """Panels [(title, key, [(traces, label), ...]), ...]: raw values under moving averages."""
+    figure, axes = s.pyplot().subplots(math.ceil(len(panels) / 2), 2, figsize=(10, 2.9 * math.ceil(len(panels) / 2)))
+    for axis, (title, key, curves) in zip(axes.flat, panels):
+        for (traces, label), colour in zip(curves, ("tab:blue", "tab:red")):
+            s.draw_trace(axis, traces[key].astype(np.float32), colour, label)
+        axis.set(title=title, xlabel="iteration")
+        for line in axis.lines:  # tens of thousands of points are no good as vectors
+            line.set_rasterized(True)
+    figure.savefig(path, dpi=200)
+
+
+def draw_samples(out, strips, weights):
+    """Strips of samples over the epochs and grids of the DCGAN's, the MTD's and each class of the conditional generator's."""
+    names = sorted(strips.glob("*.png"))
+    figure, axes = s.pyplot().subplots(len(names), 1, figsize=(6, 0.78 * len(names)), squeeze=False)
+    for axis, name in zip(axes.flat, names):
+        axis.imshow(cv2.imread(str(name))[:, :, ::-1])
+        axis.set(xticks=[], yticks=[], frame_on=False)
+        axis.set_ylabel(f"epoch {int(name.stem.split('_')[1])}", rotation=0, ha="right", va="center")
+    figure.savefig(out / "epochs.png", dpi=150)
+    for task in ("gan", "mtd"):
+        generator = s.load_networks(weights / f"{task}.pt")[0]
+        s.write_image(out / f"samples_{task}.png", s.tile(s.sample(generator, s.latents(48, generator, 0))))
+    told, _, state = s.load_networks(weights / "conditional.pt")
+    labels = s.torch.arange(len(state["classes"])).repeat_interleave(8)
+    s.write_image(out / "conditional.png", s.tile(s.sample(told, s.latents(len(labels), told, 0, labels))))
+
+
+def draw_weights(out, weights):
+    """weights_{generator,discriminator}_{before,after}.png: the kernels as initialised from the run's seed, and as trained."""
+    state = s.read_checkpoint(weights / "gan.pt", "gan")
+    s.torch.manual_seed(state["config"]["seed"])
+    for when, networks in (("before", s.build_models("gan", state["config"], len(state["classes"]))),
+                           ("after", s.load_networks(weights / "gan.pt"))):
+        for name, network in zip(("generator", "discriminator"), networks):
+            s.plot_weights(network, out / f"weights_{name}_{when}.png", side_inches=2.1)
+
+
+def draw_confusion(path, scores):
+    """Confusion matrices of the validation and the test split, side by side."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+    figure, axes = s.pyplot().subplots(1, 2, figsize=(9, 3.9))
+    for axis, split in zip(axes, ("val", "test")):
+        ConfusionMatrixDisplay(np.array(scores[split]["confusion_matrix"]), display_labels=scores[split]["classes"]).plot(
+            ax=axis, cmap="Blues", xticks_rotation=20, im_kw=dict(vmin=0), colorbar=False)
+        axis.set(title=f"{split}, n = {scores[split]['n']}", xlabel="answer", ylabel="true class")
+    figure.savefig(path)
+
+
+# ------------------------------------------------------------------- the file
+def fingerprints(results, weights):
+    """{file: SHA-1} of everything that the report is made from."""
+    files = [ROOT / "Report.pdf", HERE / "report.typ", HERE / "build.py",
+             *(p for p in results.rglob("*") if p.is_file()), *weights.glob("*.pt")]
+    return {p.relative_to(ROOT).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest() for p in sorted(files)}
+
+
+def build(results, weights, panels, about, out):
+    """Figures, numbers.json, then the PDF; everything but that of the committed report lies beside `out`."""
+    import typst
+    committed = out.resolve() == ROOT / "Report.pdf"
+    where = HERE if committed else out.resolve().parent / "report_source"
+    figures(results, weights, panels, where / "figures")
+    (where / "numbers.json").write_text(json.dumps({**numbers(results, weights), **about}, indent=1) + "\n")
+    if not committed:
+        shutil.copy(HERE / "report.typ", where / "report.typ")
+    typst.compile(str(where / "report.typ"), output=str(out))
+    if committed:
+        (HERE / "built_from.json").write_text(json.dumps(fingerprints(results, weights), indent=1) + "\n")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def run(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", help="folder or zip; default: build from the committed results")
+    parser.add_argument("--demo", action="store_true", help="train on the demo set and draw its panels anew, then build")
+    parser.add_argument("--quick", action="store_true", help="with --data_path: no benchmarks, their committed results stand")
+    parser.add_argument("--out", type=Path, help="default: Report.pdf, with --data_path results/report/Report.pdf")
+    flags = parser.parse_args(arguments)
+    results, weights, panels = HERE / "results", ROOT / "saved_models", HERE / "results/demo"
+    if flags.demo:
+        demo = ROOT / "results/report_demo"
+        train("mtd", "", demo)
+        train("mtd", "", demo / "short", "--epochs", 1)  # the long run leaves no wrong answer to show
+        data = s.load_data(s.Config(results_dir=str(demo)))
+        draw_panels(data, demo / "short/mtd/last.pt", panels, ("wrong",))
+        draw_panels(data, demo / "mtd/best.pt", panels, ("right", "real_fake"))
+    elif flags.data_path:
+        results = ROOT / "results/report"
+        weights = results / "weights"
+        run_experiments(flags.data_path, results, flags.quick)
+        panels = results / "panels"
+    out = flags.out or (results if flags.data_path else ROOT) / "Report.pdf"
+    about = {"real_panels": bool(flags.data_path), "borrowed_benchmarks": flags.quick}
+    build(results, weights, panels, about, out)
+
+
+if __name__ == "__main__":
+    sys.exit(s.main(run, sys.argv[1:]))

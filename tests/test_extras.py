@@ -1,0 +1,77 @@
+"""The hand-in zip runs when unpacked; the report's inputs are all there and no older than what they were made from."""
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+PARTS = ("README.txt", "requirements.txt", "rollNumber_05.py", "test.py", "Report.pdf")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what the zip is made of."""
+    for name in PARTS:
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("saved_models", "extras"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def hand_in(project, *flags):
+    """A finished run of extras/hand_in.py in the project's folder."""
+    return subprocess.run([sys.executable, "extras/hand_in.py", *flags], cwd=project, capture_output=True, text=True)
+
+
+def test_the_zip_has_the_assigned_names_and_runs(project):
+    done = hand_in(project, "--name", "Ada", "--roll_number", "2021-17")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(project / "Ada_2021-17_05.zip") as archive:
+        names = archive.namelist()
+        archive.extractall(project / "unpacked")
+    inside = project / "unpacked/Ada_2021-17_05"
+    assert all(name.startswith("Ada_2021-17_05/") for name in names) and [n for n in names if n.endswith("_05.py")] == [
+        "Ada_2021-17_05/2021-17_05.py"]
+    assert {"Ada_2021-17_05/test.py", "Ada_2021-17_05/Report.pdf", "Ada_2021-17_05/README.txt"} <= set(names)
+    assert "python 2021-17_05.py" in (inside / "README.txt").read_text() and not any(
+        "rollNumber_05" in p.read_text() or "extras/hand_in" in p.read_text() for p in inside.glob("*.txt"))
+    assert "python 2021-17_05.py" in (inside / "2021-17_05.py").read_text()
+    ran = subprocess.run([sys.executable, "test.py", "--model", "gan", "--num_images", "2", "--json"], cwd=inside,
+                         capture_output=True, text=True)
+    assert ran.returncode == 0 and len(json.loads(ran.stdout)["images"]) == 2, ran.stderr
+
+
+@pytest.mark.parametrize("missing", ["Report.pdf", "saved_models/mtd.pt"])
+def test_a_missing_part_is_named_and_nothing_is_written(project, missing):
+    (project / missing).unlink()
+    done = hand_in(project, "--name", "Ada", "--roll_number", "1234")
+    assert done.returncode == 2 and missing in done.stderr and done.stderr.count("\n") == 1 and not list(project.glob("*.zip"))
+
+
+def test_a_name_that_cannot_be_a_file_is_refused(project):
+    done = hand_in(project, "--name", "../Ada", "--roll_number", "1234")
+    assert done.returncode == 2 and "--name" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_report_is_not_older_than_its_sources():
+    """report/build.py notes the fingerprints of all it read: a figure or number that changed since asks for a new build."""
+    noted = json.loads((ROOT / "report/built_from.json").read_text())
+    results = {p.relative_to(ROOT).as_posix() for p in (ROOT / "report/results").rglob("*") if p.is_file()}
+    assert results <= set(noted), "results that the report was not built from; run python report/build.py"
+    for name, fingerprint in noted.items():
+        found = hashlib.sha1((ROOT / name).read_bytes()).hexdigest() if (ROOT / name).exists() else "missing"
+        assert found == fingerprint, f"{name} is missing or has changed; run python report/build.py"
+
+
+def test_the_report_builds_from_what_is_committed(tmp_path):
+    """Every figure and number that report.typ asks for is there: the compiler refuses else; between 8 and 12 pages come out."""
+    out = tmp_path / "Report.pdf"
+    done = subprocess.run([sys.executable, str(ROOT / "report/build.py"), "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", out.read_bytes()))
+    assert 8 <= pages <= 12, f"{pages} pages"
