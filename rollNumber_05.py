@@ -683,19 +683,20 @@ def real_probability(logits, kind):
     return logits.sigmoid() if kind == "bce" else logits.clamp(0, 1)
 
 # ============================================= one training step =============================================
-def discriminator_step(d, optimizer, real, fake, *, loss, labels=None, smoothing=0.0, weight=1.0):
+def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=None, smoothing=0.0, weight=1.0):
     """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C).
 
-    Returns detached J(D), J(C), real and fake logits. Two passes, because batch norm has to see real and fake apart: D
-    would else tell them by their share of the batch. Only real feeds its running averages, for D's eval mode is about
-    real cells.
+    cells: the labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D),
+    J(C), real and fake logits. Passes are apart, because batch norm would else let D tell real from fake by their share of
+    the batch. Fake does not feed its running averages, for D's eval mode is about real cells.
     """
     real_out = d(real)
+    named = real_out if cells is None else d(cells)
     with frozen_statistics(d):
         fake_out = d(fake.detach())
     real_logits, fake_logits = (real_out, fake_out) if labels is None else (real_out[0], fake_out[0])
     j_d = discriminator_loss(real_logits, fake_logits, loss)
-    j_c = torch.zeros_like(j_d) if labels is None else classification_loss(real_out[1], labels, smoothing)
+    j_c = torch.zeros_like(j_d) if labels is None else classification_loss(named[1], labels, smoothing)
     optimizer.zero_grad(set_to_none=True)
     (j_d + weight * j_c).backward()
     optimizer.step()
@@ -748,13 +749,13 @@ def augment(images, strength):
     contrast, light, gain, tint = 1 + 0.8 * contrast, 1 + light, 1 + 0.5 * gain, 0.4 * tint
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
-def adapt(strength, d_real, speed, least):
-    """Move an augmentation strength in [least, 1] in place: up while D holds over 80 % of real images for real, else down.
+def adapt(strength, d_real, speed):
+    """Move an augmentation strength in [0, 1] in place: up while D holds over 80 % of real images for real, else down.
 
     That is r_t = E[sign(D(real))] against its target 0.6 (Karras et al. 2020, sec. 3.1), so that augmentation grows only as
     D overfits. d_real: D's probabilities of real images (B,); speed: the change in one step.
     """
-    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(least, 1)
+    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
 @torch.no_grad()
 def update_average(average, model, decay):
@@ -805,6 +806,15 @@ def process_group(device):
     yield
     dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
 
+def end_process(code):
+    """Exit; one of several processes at once, without Python's own end: threads of gloo may hold tensors, and freeing these
+    after the interpreter is gone aborts the process now and then."""
+    if "LOCAL_RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
 def seeds(config, epoch, rank=0):
     """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
     return int.from_bytes(hashlib.sha1(f"{config.seed} {epoch} {rank}".encode()).digest()[:8], "big")
@@ -821,8 +831,7 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        self.least = 0.3 if task == "mtd" else 0.0  # the head needs some augmentation from the start
-        self.strength = torch.tensor(self.least, device=device)
+        self.strength, self.most = torch.zeros((), device=device), torch.ones((), device=device)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
 
     def share(self):
@@ -839,28 +848,31 @@ class Trainer:
     def update(self, real, labels, decay):
         """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
 
-        Both updates see the same fakes in the same views, so G and its images' augmentation run once.
-        decay: of the weights' averages, a 0-d tensor.
+        Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head sees the
+        whole batch with all augmentation, which names cells best, real against fake is about half of it with as much as D
+        needs. decay: of the weights' averages, a 0-d tensor.
         """
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view = (lambda x: augment(x, self.strength)) if c.augment else (lambda x: x)
-        noise, told = torch.randn(len(real), c.latent_dim, device=self.device), self.nets["generator"].num_classes
+        view, told = (augment if c.augment else lambda x, strength: x), self.nets["generator"].num_classes
+        cells = view(real, self.most) if self.task == "mtd" and c.augment else None
+        real = real if cells is None else real[:max(1, len(real) // 2)]
+        noise = torch.randn(len(real), c.latent_dim, device=self.device)
         if told:
-            noise = torch.cat([noise, one_hot(labels, told)], 1)
+            noise = torch.cat([noise, one_hot(labels[:len(real)], told)], 1)
         with self.autocast():
             fake = g(noise)
-        real, fake = view(real), view(fake)
+        real, fake = view(real, self.strength), view(fake, self.strength)
         with self.autocast():
             j_d, j_c, real_logits, fake_logits = discriminator_step(
-                d, opt_d, real, fake, loss=c.loss, labels=labels if self.task == "mtd" else None,
+                d, opt_d, real, fake, loss=c.loss, cells=cells, labels=labels if self.task == "mtd" else None,
                 smoothing=c.label_smoothing, weight=c.class_weight)
         with self.autocast():
             j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss,
-                                 labels=labels if told else None)
+                                 labels=labels[:len(real)] if told else None)
         for k, average in self.averages.items():
             update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
-        adapt(self.strength, d_real, len(real) / 100_000, self.least)
+        adapt(self.strength, d_real, len(real) / 100_000)
         return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
 
     def batches(self, data, steps):
@@ -1560,4 +1572,4 @@ def main(work, arguments):
         return 130
 
 if __name__ == "__main__":
-    sys.exit(main(run, sys.argv[1:]))
+    end_process(main(run, sys.argv[1:]))

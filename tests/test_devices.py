@@ -21,6 +21,7 @@ with s.process_group(torch.device("cpu")):
         trainer, _ = s.train(task, config, data)
         held = {{"weights": trainer.state()["weights"], "strength": trainer.strength, "traces": trainer.traces}}
         torch.save({{**held, "first": trainer.batches(data, 2)}}, f"{{config.results_dir}}/{{task}}{{s.processes()[0]}}.pt")
+s.end_process(0)
 """
 
 
