@@ -72,7 +72,7 @@ class Config:
     head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
     dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
-    class_weight: float = flag(5.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
+    class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)

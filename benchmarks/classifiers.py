@@ -6,16 +6,16 @@
     python benchmarks/classifiers.py --out results/classifiers.jsonl --summary            only the tables of what is done
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
-mtd          the script's --task mtd with its defaults, but 20 epochs of 100 steps of 32 (or of a pass if that is longer) in
-             place of 40, so that it takes about a sixth of effnet's time
-head         the same classifier, first weights, batches, optimiser and steps, without the adversarial task: just J(C);
-             its augmentation, as that of effnet and resnet18, stays at the strength from which mtd's rises as D overfits
+mtd          the script's --task mtd with its defaults: 40 epochs of 100 steps of 32 (or of a pass if that is longer)
+head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task:
+             just J(C)
 conditional  mtd with --conditional
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
              classes balanced, C = 0.01. It draws nothing, so all its seeds are alike
-resnet18     torchvision's ResNet-18 from random weights at 64x64, as many steps as mtd: AdamW, 1e-3, weight decay 0.05
+resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32, about mtd's time on a processor: AdamW,
+             1e-3, weight decay 0.05
 
 The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; mtd's and head's fall over
 the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation (effnet: of
@@ -53,7 +53,7 @@ from peers import append_run, read_runs  # noqa: E402
 
 MODELS = ("mtd", "head", "conditional", "effnet", "probe", "resnet18")
 COMPARED = [(m, "effnet") for m in MODELS if m != "effnet"] + [("mtd", "head"), ("conditional", "head"), ("conditional", "mtd")]
-EPOCHS, BLOCK, SIDE = 20, 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
+BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
 
 
 def folds_of(data, count):
@@ -164,7 +164,7 @@ def length(model, flags, config, cells):
         return 0, 0
     if flags.smoke:
         return 1, 2
-    return (1, flags.effnet_steps) if model == "effnet" else (
+    return (1, flags.peer_steps) if model in ("effnet", "resnet18") else (
         flags.epochs, max(config.min_steps, math.ceil(cells / config.batch_size)))
 
 
@@ -305,8 +305,8 @@ def parse_flags(arguments):
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of mtd, head, conditional and resnet18")
-    parser.add_argument("--effnet_steps", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of mtd, head and conditional")
+    parser.add_argument("--peer_steps", type=int, default=1000, help="of effnet and resnet18")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--summary", action="store_true", help="only print the tables of --out")
     parser.add_argument("--smoke", action="store_true", help="a part of the demo set, 2 folds, 1 seed, 2 steps a model")

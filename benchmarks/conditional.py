@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
-from classifiers import EPOCHS, train_and_answer  # noqa: E402
+from classifiers import train_and_answer  # noqa: E402
 from peers import append_run, read_runs  # noqa: E402
 
 
@@ -66,7 +66,7 @@ def run_all(flags, generator):
                 if (record["weights"], record["n"]) != (made_by, len(unseen)):
                     raise s.UsageError(f"{flags.out}: has results of other weights or cells; give another --out")
                 continue
-            epochs, steps = (1, 2) if flags.smoke else (EPOCHS, max(config.min_steps, math.ceil(len(real) / 32)))
+            epochs, steps = (1, 2) if flags.smoke else (s.EPOCHS["mtd"], max(config.min_steps, math.ceil(len(real) / 32)))
             chances, _, _ = train_and_answer("head", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
             scores = s.classification_scores(unseen.labels.cpu().numpy(), chances[:len(unseen)], data.classes)
             record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by}
