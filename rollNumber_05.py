@@ -4,12 +4,10 @@
     python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd, then gradcam, then before/after the head
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
     python rollNumber_05.py --data_path DIR_OR_ZIP --resume     go on where a run was stopped
-    python rollNumber_05.py --summary                           every layer, its output shape and size formula
 
 Data layouts, found by looking: M5 Pascal-VOC XML (HCM/LCM, 100x/400x/1000x, split folders or lists), IML
 annotations.json, BBBC041 training.json/test.json, COCO JSON, YOLO text labels, folders of crops named by class, and a
-zip of any of these. Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results.
-"""
+zip of any of these. Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results."""
 import argparse
 import contextlib
 import copy
@@ -29,7 +27,6 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -58,8 +55,7 @@ class Config:
     """Every flag, its default and its help text; the only place where they are written."""
     data_path: str = flag("", "folder or zip with the data; empty: the demo set of extras/demo_set.py")
     task: str = flag("all", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
-    recipe: str = flag("best", "defaults that won, or plain ones: no augmentation, averages, smoothing, dropout, decay",
-                       ("best", "assignment"))
+    recipe: str = flag("best", "defaults that won, or the assignment's plain ones (RECIPES)", ("best", "assignment"))
     view: str = flag("cell", "cell: one crop a box, one class; field: whole images, several classes", ("cell", "field"))
     classes: str = flag("auto", "comma-separated class names; auto: the life stages found, or else every class found")
     microscope: str = flag("hcm", "which M5 microscope to read", ("hcm", "lcm", "both"))
@@ -89,8 +85,7 @@ class Config:
     epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
-    precision: str = flag("auto", "arithmetic of the networks in training; auto: bf16 where the processor or GPU multiplies "
-                          "in it, else fp32", ("auto", "fp32", "bf16"))
+    precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine multiplies in it", ("auto", "fp32", "bf16"))
     augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike, as far as D overfits")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
@@ -113,16 +108,14 @@ class Config:
 
 RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
                                        lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
-RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir",
-             "save_dir", "json"}
+RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
 # =================================================== data ===================================================
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 SPLITS = ("train", "val", "test")
-CLASS_SPELLINGS = (  # first match wins; names are lower case with spaces between words
-    ("ring", r"\bring"), ("trophozoite", r"\btroph"), ("schizont", r"\bschi[sz]"), ("gametocyte", r"\bgamet"),
-    ("red blood cell", r"\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte"),
-    ("leukocyte", r"\bleu[ck]o|\bwbc|\bwhite ?blood"), ("difficult", r"\bdifficult"))
+CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces between words
+    "ring": r"\bring", "trophozoite": r"\btroph", "schizont": r"\bschi[sz]", "gametocyte": r"\bgamet", "difficult": r"\bdifficult",
+    "red blood cell": r"\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte", "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAGNIFICATIONS, MICROSCOPES = {"100x", "400x", "1000x"}, {"hcm", "lcm"}
@@ -131,7 +124,7 @@ CACHE_VERSION = 1
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
     words = re.sub(r"[\s_\-.]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))).strip().lower()
-    return next((known for known, pattern in CLASS_SPELLINGS if re.search(pattern, words)), words)
+    return next((known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)), words)
 
 def stem_key(name):
     """What identifies an image in any annotation: its stem without folders, spaces, ending, case or magnification."""
@@ -314,7 +307,7 @@ def choose_classes(found, asked):
     if asked == "auto":
         return [s for s in STAGES if s in found] or sorted(found - {"difficult"}) or sorted(found)
     names = list(dict.fromkeys(canonical_class(c) for c in asked.split(",")))
-    if not found & set(names) or set(names) - found - {known for known, _ in CLASS_SPELLINGS}:
+    if not found & set(names) or set(names) - found - set(CLASS_SPELLINGS):
         raise UsageError(f"--classes {asked}: not all of these are in the data, which has {', '.join(sorted(found))}")
     return names
 
@@ -322,8 +315,7 @@ def deal_splits(fields, classes):
     """Give every field a split. Given splits are used; what is missing of val and test is dealt out of train.
 
     Neighbouring fields can show the same cell, so blocks of up to 8 fields in name order stay together; those with the
-    rarest cells go first, each to the split least full of what it has most of; 15 % for val and for test. No seed.
-    """
+    rarest cells go first, each to the split least full of what it has most of; 15 % for val and for test. No seed."""
     given = not {f.split for f in fields} <= {"val", "test"}
     for f in fields:
         f.split = f.split if f.split and given else "train"
@@ -354,25 +346,20 @@ def read_image(path, channels=3):
         raise UsageError(f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file")
     return image[:, :, None] if channels == 1 else image[:, :, ::-1]
 
-def resize(image, size):
-    """uint8 (H, W, C) -> (size, size, C), antialiased when it shrinks."""
+def crop_cell(image, box, size):
+    """The cell's square: 1.1 times the box's longer side, centred on it, shifted to stay inside; (size, size, C), antialiased.
+
+    box: (x, y, w, h) in pixels, or None for the whole image. Raises ValueError if no area of it is inside the image."""
+    if box is not None:
+        (height, width), (x, y, w, h) = image.shape[:2], box
+        if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
+            raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
+        side = max(1, min(round(1.1 * max(w, h)), height, width))
+        left, top = (min(max(round(low + length / 2 - side / 2), 0), limit - side)
+                     for low, length, limit in ((x, w, width), (y, h, height)))
+        image = image[top:top + side, left:left + side]
     how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=how).reshape(size, size, -1)
-
-def crop_cell(image, box, size):
-    """The cell's square: 1.1 times the box's longer side, centred on it, shifted to stay inside; (size, size, C).
-
-    box: (x, y, w, h) in pixels, or None for the whole image. Raises ValueError if no area of it is inside the image.
-    """
-    if box is None:
-        return resize(image, size)
-    (height, width), (x, y, w, h) = image.shape[:2], box
-    if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
-        raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
-    side = max(1, min(round(1.1 * max(w, h)), height, width))
-    left, top = (min(max(round(low + length / 2 - side / 2), 0), limit - side)
-                 for low, length, limit in ((x, w, width), (y, h, height)))
-    return resize(image[top:top + side, left:left + side], size)
 
 def cut_images(items, out, name):
     """Decode every field once, in threads, and write its crops into `out` (N, S, S, C); returns the rows that failed."""
@@ -441,8 +428,8 @@ def open_data_path(data_path, cache):
     target = cache / f"zip-{key}"
     if not target.exists():
         try:
-            with zipfile.ZipFile(path) as archive, atomic_folder(target) as building:
-                archive.extractall(building)
+            with atomic_folder(target) as building:
+                shutil.unpack_archive(path, building, "zip")
         except Exception as error:  # a zip can be damaged, locked or too large in many ways
             raise UsageError(f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})")
     return target
@@ -454,8 +441,7 @@ def one_hot(labels, n):
 class MalariaDataset(torch.utils.data.Dataset):
     """Items (float32 image (C, S, S) in [-1, 1], label), of uint8 images (M, S, S, C), memory-mapped or on the device.
 
-    rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot.
-    """
+    rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot."""
     def __init__(self, images, index, rows, device="cpu"):
         self.index, self.rows, self.device, self.classes = index, list(rows), torch.device(device), index["classes"]
         self.images = images.to(self.device) if images.nbytes < 2 << 30 else images
@@ -535,8 +521,7 @@ SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4
 def layer_plan(image_size, width):
     """[(side, channels)] from 4x4 towards the image: channels halve at each doubling, never below 8.
 
-    Between two sides a stride-2, padding-1 kernel has large - 2*small + 4 pixels, from o = (i - 1)*2 - 2*1 + k.
-    """
+    Between two sides a stride-2, padding-1 kernel has large - 2*small + 4 pixels, from o = (i - 1)*2 - 2*1 + k."""
     return [(side, max(8, width >> i)) for i, side in enumerate(SIDES[image_size][:-1])]
 
 def initialise(module):
@@ -549,8 +534,7 @@ def initialise(module):
 class Generator(nn.Module):
     """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
 
-    A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014).
-    """
+    A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014)."""
     def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128):
         super().__init__()
         self.latent_dim, self.num_classes = latent_dim + num_classes, num_classes
@@ -674,8 +658,7 @@ def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=Non
 
     cells: the labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D),
     J(C), real and fake logits. Passes are apart, because batch norm would else let D tell real from fake by their share of
-    the batch. Fake does not feed its running averages, for D's eval mode is about real cells.
-    """
+    the batch. Fake does not feed its running averages, for D's eval mode is about real cells."""
     real_out = d(real)
     named = real_out if cells is None else d(cells)
     with frozen_statistics(d):
@@ -691,8 +674,7 @@ def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=Non
 def generator_step(d, optimizer, fake, *, loss, labels=None):
     """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G).
 
-    labels: what G was told to draw; then min J(G) + J(C) of its images (Odena et al. 2017).
-    """
+    labels: what G was told to draw; then min J(G) + J(C) of its images (Odena et al. 2017)."""
     d.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(d):
         out = d(fake)
@@ -715,12 +697,11 @@ def frozen_statistics(model):
         m.momentum = momentum
 
 def augment(images, strength):
-    """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, a 0-d tensor, any rotation with
+    """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, 0-d or a number, any rotation with
     shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected.
 
     D sees real and generated images through it alike, so that it cannot learn the real ones by heart and G does not
-    learn the augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it.
-    """
+    learn the augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it."""
     n, c, device = len(images), images.shape[1], images.device
     moved, coloured = (torch.rand(2, n, device=device) < strength).float()
     angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
@@ -738,9 +719,8 @@ def augment(images, strength):
 def adapt(strength, d_real, speed):
     """Move an augmentation strength in [0, 1] in place: up while D holds over 80 % of real images for real, else down.
 
-    That is r_t = E[sign(D(real))] against its target 0.6 (Karras et al. 2020, sec. 3.1), so that augmentation grows only as
-    D overfits. d_real: D's probabilities of real images (B,); speed: the change in one step.
-    """
+    So it grows only as D overfits: r_t = E[sign(D(real))] against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's
+    probabilities of real images (B,); speed: the change in one step."""
     strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
 @torch.no_grad()
@@ -774,9 +754,8 @@ def pick_precision(name, device):
         getattr(torch.cpu, "get_capabilities", dict)().get(k) for k in ("avx512_bf16", "amx_bf16"))
     return torch.bfloat16 if name == "bf16" or name == "auto" and fast else torch.float32
 
-# Several processes, started by torchrun: each has its own part of every batch, the gradients are averaged.
 def processes():
-    """(number of this process, number of all processes)."""
+    """(number of this process, number of all processes); each has its own part of every batch, gradients are averaged."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 @contextlib.contextmanager
@@ -793,11 +772,9 @@ def process_group(device):
         dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
 
 def end_process(code):
-    """Exit; one of several processes at once, without Python's own end: threads of gloo may hold tensors, and freeing these
-    after the interpreter is gone aborts the process now and then."""
+    """Exit. One of several processes skips Python's own end: threads of gloo may hold tensors, and freeing them so late aborts."""
     if "LOCAL_RANK" in os.environ:
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -817,7 +794,7 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        self.strength, self.most = torch.zeros((), device=device), torch.ones((), device=device)
+        self.strength = torch.zeros((), device=device)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
 
     def share(self):
@@ -836,25 +813,23 @@ class Trainer:
 
         Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head sees the
         whole batch with all augmentation, which names cells best, real against fake is about half of it with as much as D
-        needs. decay: of the weights' averages, a 0-d tensor.
-        """
+        needs. decay: of the weights' averages, a 0-d tensor."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view, told = (augment if c.augment else lambda x, strength: x), self.nets["generator"].num_classes
-        cells = view(real, self.most) if self.task == "mtd" and c.augment else None
+        view, labels = augment if c.augment else lambda x, strength: x, labels if self.task == "mtd" else None
+        cells = view(real, 1) if labels is not None and c.augment else None
         real = real if cells is None else real[:max(1, len(real) // 2)]
         noise = torch.randn(len(real), c.latent_dim, device=self.device)
-        if told:
-            noise = torch.cat([noise, one_hot(labels[:len(real)], told)], 1)
+        told = labels[:len(real)] if self.nets["generator"].num_classes else None
+        if told is not None:
+            noise = torch.cat([noise, one_hot(told, len(self.classes))], 1)
         with self.autocast():
             fake = g(noise)
         real, fake = view(real, self.strength), view(fake, self.strength)
         with self.autocast():
             j_d, j_c, real_logits, fake_logits = discriminator_step(
-                d, opt_d, real, fake, loss=c.loss, cells=cells, labels=labels if self.task == "mtd" else None,
-                smoothing=c.label_smoothing, weight=c.class_weight)
+                d, opt_d, real, fake, loss=c.loss, cells=cells, labels=labels, smoothing=c.label_smoothing, weight=c.class_weight)
         with self.autocast():
-            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss,
-                                 labels=labels[:len(real)] if told else None)
+            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss, labels=told)
         for k, average in self.averages.items():
             update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
@@ -971,8 +946,7 @@ def train(task, config, data):
 
 def finish_epoch(trainer, row, parts, folder, bar):
     """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
-    text, better = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False
-    g = trainer.averages["generator"]
+    text, better, g = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False, trainer.averages["generator"]
     row |= dict.fromkeys(("kid_train", "kid_val", "kid_floor", "precision", "recall"), "")
     if trainer.epoch % trainer.config.measure_every == 0:
         row |= trainer.quality().of(g, trainer.config.seed + 1)
@@ -984,9 +958,8 @@ def finish_epoch(trainer, row, parts, folder, bar):
             scores = evaluate(trainer.averages["discriminator"], parts[name], trainer.config.loss)
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
-        recent = [r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]]  # one epoch's value is a lucky draw
-        score = sum(recent) / 5 - 1e-3 * row["val_loss"]  # the loss settles ties
-        better, trainer.best = score > trainer.best or not (folder / "best.pt").exists(), max(score, trainer.best)
+        mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
+        better, trainer.best = mean >= trainer.best - error, max(mean, trainer.best)
     trainer.history.append(row)
     if better:
         write_checkpoint(trainer.state(), folder / "best.pt")
@@ -1005,6 +978,7 @@ def finish_epoch(trainer, row, parts, folder, bar):
 def write_checkpoint(state, path):
     """Write a state so that a kill at any moment leaves the old file or the new one, never half of one."""
     part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "wb") as file:
         torch.save(state, file)
         file.flush()
@@ -1072,21 +1046,22 @@ def predict(model, data, loss, turns=1, batch_size=256):
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
 
 def classification_scores(labels, probabilities, classes):
-    """Accuracy, balanced accuracy (mean recall of the classes present), per-class table and confusion matrix.
+    """Accuracy, balanced accuracy (mean recall of the classes present) with its binomial standard error, table, matrix.
 
     labels (N,) indices or (N, n) multi-hot; then accuracy is over all yes/no answers at 0.5, balanced accuracy the mean
-    of (sensitivity + specificity)/2, and there is one 2x2 matrix [[tn, fp], [fn, tp]] a class.
-    """
+    of (sensitivity + specificity)/2, and there is one 2x2 matrix [[tn, fp], [fn, tp]] a class."""
     from sklearn import metrics
     multi, names = labels.ndim == 2, list(range(len(classes)))
     answers = (probabilities > 0.5).astype(int) if multi else probabilities.argmax(1)
     columns = metrics.precision_recall_fscore_support(labels, answers, labels=names, zero_division=0)
     matrix = (metrics.multilabel_confusion_matrix if multi else metrics.confusion_matrix)(labels, answers, labels=names)
     recalls = [np.mean([m[i, i] / m[i].sum() for i in range(len(m)) if m[i].sum()]) for m in (matrix if multi else [matrix])]
+    variances = [r * (1 - r) / n for r, n in zip(columns[1], columns[3]) if n]
     table = {c: dict(zip(("precision", "recall", "f1"), (float(v[i]) for v in columns[:3])), support=int(columns[3][i]))
              for i, c in enumerate(classes)}
     return {"n": len(labels), "accuracy": float((answers == labels).mean()), "balanced_accuracy": float(np.mean(recalls)),
-            "per_class": table, "confusion_matrix": matrix.tolist(), "classes": list(classes)}
+            "standard_error": math.sqrt(sum(variances)) / max(1, len(variances)), "per_class": table,
+            "confusion_matrix": matrix.tolist(), "classes": list(classes)}
 
 def evaluate(model, data, loss, turns=1):
     """classification_scores of a model on a dataset that is not empty, with its mean loss (nats)."""
@@ -1099,8 +1074,7 @@ def evaluate(model, data, loss, turns=1):
 def latents(n, generator, seed, labels=None):
     """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
 
-    For a conditional generator the last numbers are the class, one-hot: those of `labels` in turn, or every class in turn.
-    """
+    For a conditional generator the last numbers are the class, one-hot: those of `labels` in turn, or every class in turn."""
     told = generator.num_classes
     noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
     labels = torch.arange(told) if labels is None else labels.cpu()
@@ -1128,8 +1102,7 @@ class Quality:
     """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
 
     The network never saw a cell. It is not Inception, so these distances are not those that papers call KID and FID: they
-    compare runs of this script with each other and with the floor, the same between real training cells and other fields'.
-    """
+    compare runs of this script with each other and with the floor, the same between real training cells and other fields'."""
     GENERATED = 500  # cells that a measurement draws
 
     def __init__(self, data):
@@ -1158,8 +1131,7 @@ class Quality:
     def of(self, generator, seed):
         """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells.
 
-        A conditional one draws the classes as often as they are among the train cells, and has a kid for each of them.
-        """
+        A conditional one draws the classes as often as they are among the train cells, and has a kid for each of them."""
         labels, real = self.parts["train"].labels, self.real["train"]
         spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
         noise = latents(self.GENERATED, generator, seed, spread)
@@ -1221,11 +1193,9 @@ def tile(images, columns=8, gap=2):
 
 def write_image(path, image, caption=""):
     """Write an RGB image as PNG, with a line of text above it if there is a caption."""
-    if caption:
-        band = np.full((22, image.shape[1], 3), 255, np.uint8)
-        cv2.putText(band, caption, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        image = np.vstack([band, image])
-    Path(path).write_bytes(cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes())
+    image = np.pad(image[:, :, ::-1], ((22 if caption else 0, 0), (0, 0), (0, 0)), constant_values=255)
+    cv2.putText(image, caption, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    Path(path).write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 def draw_trace(axis, values, colour, label):
     """Raw values in a light line under their moving average over 1/50 of the run."""
@@ -1239,15 +1209,13 @@ def draw_trace(axis, values, colour, label):
 
 def plot_training(trainer, folder):
     """losses.png, scores.png and, for an MTD, classifier_curves.png."""
-    plt, traces = pyplot(), dict(zip(TRACES, trainer.traces.numpy().T))
-    units = {"losses": "loss (nats)" if trainer.config.loss == "bce" else "squared error", "scores": "D: 0 fake, 1 real"}
-    panels = {"losses": [("loss_g", "J(G)", "tab:blue"), ("loss_d", "J(D)", "tab:red")],
-              "scores": [("d_real", "D(x), real images", "tab:green"), ("d_fake", "D(G(z)), generated images", "tab:orange")]}
-    for file, curves in panels.items():
-        figure, axes = plt.subplots(2, 1, figsize=(9, 6))
-        for axis, (key, name, colour) in zip(axes, curves):
-            draw_trace(axis, traces[key], colour, name)
-            axis.set(xlabel="iteration", ylabel=units[file], title=f"{trainer.task}: {name}")
+    traces, loss = trainer.traces.numpy().T, "loss (nats)" if trainer.config.loss == "bce" else "squared error"
+    for file, unit, curves in (("losses", loss, {"loss_g": "J(G)", "loss_d": "J(D)"}),
+                               ("scores", "D: 0 fake, 1 real", {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"})):
+        figure, axes = pyplot().subplots(2, 1, figsize=(9, 6))
+        for axis, colour, (key, name) in zip(axes, ("tab:blue", "tab:red"), curves.items()):
+            draw_trace(axis, traces[TRACES.index(key)], colour, name)
+            axis.set(xlabel="iteration", ylabel=unit, title=f"{trainer.task}: {name}")
         figure.savefig(folder / f"{file}.png")
     if any(row.get("kid_train", "") != "" for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", {
@@ -1323,24 +1291,20 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
                 "(true label, then answer and its probability)", list(zip(data.uint8(shown), (texts[i] for i in shown))), columns)
 
 def plot_scores(folder, scores):
-    """confusion_matrix.png (not for multi-label) and per_class.png of {split: classification_scores}."""
+    """per_class.txt and, unless multi-label, confusion_matrix.png of {split: classification_scores}."""
     from sklearn.metrics import ConfusionMatrixDisplay
-    plt, head = pyplot(), ["split", "class", "precision", "recall", "f1", "support"]
-    figure, axes = plt.subplots(1, len(scores), figsize=(5 * len(scores), 4.6), squeeze=False)
-    for axis, (split, s) in zip(axes[0], scores.items()):
-        if np.ndim(s["confusion_matrix"]) == 2:
-            ConfusionMatrixDisplay(np.array(s["confusion_matrix"]), display_labels=s["classes"]).plot(
-                ax=axis, cmap="Blues", xticks_rotation=30, im_kw=dict(vmin=0))
-            axis.set(title=f"{split}, n = {s['n']} (cells)", xlabel="answer", ylabel="true class")
-            figure.savefig(folder / "confusion_matrix.png")
-    rows = []
+    rows, shown = [["split", "class", "precision", "recall", "f1", "support"]], []
     for split, s in scores.items():
-        rows += [[split, c, *(f"{v[k]:.3f}" for k in head[2:5]), v["support"]] for c, v in s["per_class"].items()]
-        rows.append([split, "all", "accuracy", f"{s['accuracy']:.3f}", "balanced", f"{s['balanced_accuracy']:.3f}"])
-    figure, axis = plt.subplots(figsize=(7, 0.3 * len(rows) + 0.6))
-    axis.axis("off")
-    axis.table(rows, colLabels=head, loc="center", cellLoc="center").scale(1, 1.3)
-    figure.savefig(folder / "per_class.png")
+        rows += [[split, c, *(f"{v[k]:.3f}" for k in rows[0][2:5]), v["support"]] for c, v in s["per_class"].items()]
+        rows.append([split, "all", f"accuracy {s['accuracy']:.3f}", f"balanced {s['balanced_accuracy']:.3f}", "", s["n"]])
+        shown += [(split, s)] if np.ndim(s["confusion_matrix"]) == 2 else []
+    (folder / "per_class.txt").write_text(text_table(rows) + "\n")
+    figure, axes = pyplot().subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False)
+    for axis, (split, s) in zip(axes[0], shown):
+        ConfusionMatrixDisplay(np.array(s["confusion_matrix"]), display_labels=s["classes"]).plot(
+            ax=axis, cmap="Blues", xticks_rotation=30, im_kw=dict(vmin=0), colorbar=False)
+        axis.set(title=f"{split}, n = {s['n']} (cells)", xlabel="answer", ylabel="true class")
+        figure.savefig(folder / "confusion_matrix.png", dpi=150)
 
 def plot_tsne(path, data, features):
     """t-SNE (van der Maaten and Hinton 2008) of the head's penultimate features, a colour a class."""
@@ -1389,22 +1353,21 @@ def report_run(trainer, folder, data):
     (folder / "quality.json").write_text(json.dumps(about, indent=1))
     print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
     if task == "mtd":
-        report_mtd(folder, config, data)
+        report_mtd(folder, config, data, discriminator, state["epoch"])
     target = Path(config.save_dir, f"{task}.pt")
     if kept := target.exists() and not config.overwrite:
         print(f"{task}: {target} stays as it was (--overwrite replaces it)")
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(read_checkpoint(source), target)
     print(f"{task}: pictures and numbers in {folder}, weights in {source if kept else target}")
 
-def report_mtd(folder, config, data):
-    """Validation and, once, test scores of the best epoch's weights, with the pictures about them."""
-    _, model, state = load_networks(folder / "best.pt", "mtd", data.device)
+def report_mtd(folder, config, data, model, epoch):
+    """Validation and, once, test scores of the kept epoch's weights, with the pictures about them."""
     scores = {s: evaluate(model, data.split(s), config.loss, turns=8) for s in ("val", "test")}
-    (folder / "scores.json").write_text(json.dumps({"best_epoch": state["epoch"], **scores}, indent=1))
+    (folder / "scores.json").write_text(json.dumps({"best_epoch": epoch, **scores}, indent=1))
     for split, s in scores.items():
-        print(f"mtd: {split} n {s['n']}, accuracy {s['accuracy']:.3f}, balanced {s['balanced_accuracy']:.3f}")
+        found = [s[k] for k in ("n", "accuracy", "balanced_accuracy", "standard_error")]
+        print("mtd: {} n {}, accuracy {:.3f}, balanced {:.3f} (standard error {:.3f})".format(split, *found))
     plot_scores(folder, scores)
     plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
     unseen = data.split("val", "test", limit=1000)
@@ -1447,8 +1410,7 @@ def plot_gradcam(folder, generator, model, test, loss, seed, limit=24, columns=8
 
 def compare(config):
     """results/all/before_after.png: samples and curves of the GAN (before) and of the GAN with the head (after)."""
-    folder = Path(config.results_dir, "all")
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder := Path(config.results_dir, "all")).mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
     curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): 0 fake, 1 real", "d_fake": "D(G(z)): 0 fake, 1 real"}
     runs = ("gan", axes[0, 0], "tab:blue", "before: DCGAN"), ("mtd", axes[0, 1], "tab:red", "after: with the head")
@@ -1490,10 +1452,9 @@ def run(arguments):
     """Do what a command line says."""
     config = config_from(arguments)
     if config.summary:
-        count, image = len(STAGES), torch.zeros(1, config.channels, config.image_size, config.image_size)
-        generator, mtd = build_models("mtd", vars(config), count)
-        for model in (generator, build_models("gan", vars(config), count)[1], mtd):
-            print(summarise(model, latents(1, generator, 0) if model is generator else image))
+        image = torch.zeros(1, config.channels, config.image_size, config.image_size)
+        (generator, mtd), (_, d) = (build_models(task, vars(config), len(STAGES)) for task in ("mtd", "gan"))
+        print(summarise(generator, latents(1, generator, 0)), summarise(d, image), summarise(mtd, image), sep="\n")
         return
     device = pick_device(config.device)
     with process_group(device):

@@ -88,7 +88,7 @@ class Supervised(s.Trainer):
     def update(self, real, labels, decay):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
         network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
-        images = s.augment(real, self.most) if self.config.augment else real
+        images = s.augment(real, 1) if self.config.augment else real
         with self.autocast():
             out = network(images)
             j_c = s.classification_loss(out[1] if isinstance(out, tuple) else out, labels, self.config.label_smoothing)

@@ -265,7 +265,8 @@ def figures(results, weights, panels, out):
         loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()])
     draw_samples(out, results / "gan/samples", weights)
     draw_weights(out, weights)
-    draw_confusion(out / "confusion.svg", json.loads((results / "mtd/scores.json").read_text()))
+    scores = json.loads((results / "mtd/scores.json").read_text())
+    s.plot_scores(out, {split: scores[split] for split in ("val", "test")})
     for name in PANELS:
         shutil.copy(panels / f"{name}.png", out / f"{name}.png")
     sweep.picture(read_runs(results / "sweep/runs.jsonl"), results / "sweep", out / "sweep.png")
@@ -354,17 +355,6 @@ def draw_weights(out, weights):
                            ("after", s.load_networks(weights / "gan.pt"))):
         for name, network in zip(("generator", "discriminator"), networks):
             s.plot_weights(network, out / f"weights_{name}_{when}.png", side_inches=2.1)
-
-
-def draw_confusion(path, scores):
-    """Confusion matrices of the validation and the test split, side by side."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-    figure, axes = s.pyplot().subplots(1, 2, figsize=(9, 3.9))
-    for axis, split in zip(axes, ("val", "test")):
-        ConfusionMatrixDisplay(np.array(scores[split]["confusion_matrix"]), display_labels=scores[split]["classes"]).plot(
-            ax=axis, cmap="Blues", xticks_rotation=20, im_kw=dict(vmin=0), colorbar=False)
-        axis.set(title=f"{split}, n = {scores[split]['n']}", xlabel="answer", ylabel="true class")
-    figure.savefig(path)
 
 
 # ------------------------------------------------------------------- the file

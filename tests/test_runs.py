@@ -41,7 +41,7 @@ def test_every_task_and_every_picture(demo):
     assert "layout: IML annotations.json" in done.stdout and "Traceback" not in done.stderr
     shared = ["losses", "scores", "nearest", "real_vs_generated",
               "weights_generator", "weights_discriminator", "samples/epoch_0004"]
-    mtd = ["classifier_curves", "confusion_matrix", "per_class", "predictions_right", "predictions_wrong", "tsne"]
+    mtd = ["classifier_curves", "confusion_matrix", "predictions_right", "predictions_wrong", "tsne"]
     wanted = {"gan": shared, "mtd": shared + mtd, "gradcam": ["gradcam_right", "gradcam_wrong", "gradcam_real_fake"],
               "all": ["before_after"]}
     for task, names in wanted.items():
