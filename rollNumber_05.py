@@ -812,10 +812,10 @@ class Trainer:
         """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
 
         Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head sees the
-        whole batch with all augmentation, which names cells best, real against fake is about half of it with as much as D
-        needs. decay: of the weights' averages, a 0-d tensor."""
+        whole batch with all augmentation, from which it learns best; real against fake is played with half of the batch, which
+        costs G little, and with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view, labels = augment if c.augment else lambda x, strength: x, labels if self.task == "mtd" else None
+        view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         cells = view(real, 1) if labels is not None and c.augment else None
         real = real if cells is None else real[:max(1, len(real) // 2)]
         noise = torch.randn(len(real), c.latent_dim, device=self.device)

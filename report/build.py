@@ -124,8 +124,8 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     test, loss = data.split("test"), state["config"]["loss"]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as drawn:
-        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=12, columns=6)
-        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=12, columns=6)
+        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=16, columns=8)
+        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=12, columns=8)
         for path in Path(drawn).glob("*.png"):
             if path.stem.endswith(kinds):
                 shutil.copy(path, out / path.name)
@@ -170,6 +170,7 @@ def numbers(results, weights):
                          "classes": runs[first]["classes"]}
     out["classifiers"] = classifier_numbers(runs)
     out["conditional"] = conditional_numbers(read_runs(results / "conditional.jsonl"))
+    out["generators"] = generator_numbers(read_runs(results / "generators.jsonl"))
     out["sweep"] = sweep_numbers(read_runs(results / "sweep/runs.jsonl"))
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
     return out
@@ -209,7 +210,7 @@ def classifier_numbers(runs):
         mine = [r for r in runs.values() if r["model"] == model]
         seeds = [classifiers.scores([r for r in mine if r["seed"] == seed]) for seed in sorted({r["seed"] for r in mine})]
         models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"],
-                         "seconds": statistics.median(r["train_seconds"] for r in mine),
+                         "seconds": statistics.median(r["cpu_seconds"] for r in mine if "cpu_seconds" in r),
                          **{k: spread([found[k] for found in seeds]) for k in seeds[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
@@ -227,6 +228,16 @@ def conditional_numbers(runs):
             out["per_class"] = {c: statistics.mean(r["recognised_per_class"][c] for r in mine)
                                 for c in mine[0]["recognised_per_class"]}
     return out
+
+
+def generator_numbers(runs):
+    """{"models": [a row for each generator that benchmarks/generators.py trained], "floor": the same numbers of real cells}."""
+    keys, trained = ("kid_train", "kid_unseen", "precision", "recall"), [r for r in runs if r["minutes"]]
+    mine = {name: [r for r in trained if r["model"] == name] for name in dict.fromkeys(r["model"] for r in trained)}
+    return {"models": [{"model": name, "seeds": len(rows), "minutes": rows[0]["minutes"], "parameters": rows[0]["generator_parameters"],
+                        "steps": spread([r["steps"] for r in rows]), **{k: spread([r[k] for r in rows]) for k in keys}}
+                       for name, rows in mine.items()],
+            "floor": {k: runs[-1]["floor"][k] for k in keys}, "n": runs[-1]["n"], "threads": trained[-1]["threads"]}
 
 
 def spread(values):
