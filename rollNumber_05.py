@@ -3,7 +3,6 @@
     python rollNumber_05.py                                     demo set (extras/demo_set.py), every task, minutes
     python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd, then gradcam, then before/after the head
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
-    python rollNumber_05.py --data_path DIR_OR_ZIP --resume     go on where a run was stopped
 
 Data layouts, found by looking: M5 Pascal-VOC XML (HCM/LCM, 100x/400x/1000x, split folders or lists), IML
 annotations.json, BBBC041 training.json/test.json, COCO JSON, YOLO text labels, folders of crops named by class, and a
@@ -86,7 +85,7 @@ class Config:
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine multiplies in it", ("auto", "fp32", "bf16"))
-    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike, as far as D overfits")
+    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike as far as D overfits; the head's: fully")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
@@ -111,15 +110,13 @@ RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothin
 RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
 # =================================================== data ===================================================
-STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
-SPLITS = ("train", "val", "test")
+STAGES, SPLITS = ("ring", "trophozoite", "schizont", "gametocyte"), ("train", "val", "test")
 CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces between words
     "ring": r"\bring", "trophozoite": r"\btroph", "schizont": r"\bschi[sz]", "gametocyte": r"\bgamet", "difficult": r"\bdifficult",
     "red blood cell": r"\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte", "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-MAGNIFICATIONS, MICROSCOPES = {"100x", "400x", "1000x"}, {"hcm", "lcm"}
-CACHE_VERSION = 1
+MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 1
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
@@ -811,9 +808,9 @@ class Trainer:
     def update(self, real, labels, decay):
         """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
 
-        Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head sees the
-        whole batch with all augmentation, from which it learns best; real against fake is played with half of the batch, which
-        costs G little, and with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
+        Both updates see the same fakes in the same views, so G and its images' augmentation run once. With --augment an MTD's
+        head sees the whole batch with all augmentation, from which it learns best; real against fake is then played with half
+        of the batch, which costs G little, and with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         cells = view(real, 1) if labels is not None and c.augment else None
@@ -913,16 +910,19 @@ def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer, (rank, world) = Trainer(task, config, data.classes, data.device), processes()
     cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
-    lacks = task == "mtd" and (len(data.classes) < 2 or not len(looked_at["val"]) or not len(data.split("test")))
-    if len(cells) < 4 or lacks:
+    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 12)
+    if len(cells) < 4 or task == "mtd" and not (len(data.classes) > 1 and len(looked_at["val"]) and len(data.split("test"))):
         raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):
         state = read_checkpoint(resumed, task)
         if state["classes"] != data.classes:
             raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
         trainer.load(state)
+        if resumed != folder / "last.pt":
+            trainer.best = -math.inf  # that epoch stays behind
+            if trainer.epoch >= epochs:
+                raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
     trainer.share()
-    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 12)
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
@@ -959,7 +959,7 @@ def finish_epoch(trainer, row, parts, folder, bar):
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
         mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
-        better, trainer.best = mean >= trainer.best - error, max(mean, trainer.best)
+        better, trainer.best = mean >= trainer.best, max(mean - error, trainer.best)  # the best itself can be a lucky draw
     trainer.history.append(row)
     if better:
         write_checkpoint(trainer.state(), folder / "best.pt")
@@ -967,7 +967,7 @@ def finish_epoch(trainer, row, parts, folder, bar):
     trainer.saved = trainer.epoch  # a failure while drawing comes after it
     columns = list(dict.fromkeys(k for r in trainer.history for k in r))
     lines = [",".join(columns), *(",".join(str(r.get(k, "")) for k in columns) for r in trainer.history)]
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     images = sample(g, latents(64, g, trainer.config.seed))
     write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
     if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
@@ -1012,7 +1012,8 @@ def load_networks(path, task=None, device="cpu"):
 
 def resume_path(config, task):
     """The checkpoint that a task goes on with, or None to start anew."""
-    path = Path(config.results_dir, task, "last.pt") if config.resume == "auto" else Path(config.resume)
+    own, given = Path(config.results_dir, task, "last.pt"), Path(config.resume)
+    path = own if config.resume == "auto" or given.resolve() == own.resolve() else given
     return path if config.resume and (path.exists() or config.resume != "auto") else None
 
 def resumed_config(given):
@@ -1055,8 +1056,8 @@ def classification_scores(labels, probabilities, classes):
     answers = (probabilities > 0.5).astype(int) if multi else probabilities.argmax(1)
     columns = metrics.precision_recall_fscore_support(labels, answers, labels=names, zero_division=0)
     matrix = (metrics.multilabel_confusion_matrix if multi else metrics.confusion_matrix)(labels, answers, labels=names)
-    recalls = [np.mean([m[i, i] / m[i].sum() for i in range(len(m)) if m[i].sum()]) for m in (matrix if multi else [matrix])]
-    variances = [r * (1 - r) / n for r, n in zip(columns[1], columns[3]) if n]
+    parts = [[(m[i, i] / n, n) for i in range(len(m)) if (n := m[i].sum())] for m in (matrix if multi else [matrix])]
+    recalls, variances = [np.mean([r for r, _ in part]) for part in parts], [r * (1 - r) / n for part in parts for r, n in part]
     table = {c: dict(zip(("precision", "recall", "f1"), (float(v[i]) for v in columns[:3])), support=int(columns[3][i]))
              for i, c in enumerate(classes)}
     return {"n": len(labels), "accuracy": float((answers == labels).mean()), "balanced_accuracy": float(np.mean(recalls)),
@@ -1298,7 +1299,7 @@ def plot_scores(folder, scores):
         rows += [[split, c, *(f"{v[k]:.3f}" for k in rows[0][2:5]), v["support"]] for c, v in s["per_class"].items()]
         rows.append([split, "all", f"accuracy {s['accuracy']:.3f}", f"balanced {s['balanced_accuracy']:.3f}", "", s["n"]])
         shown += [(split, s)] if np.ndim(s["confusion_matrix"]) == 2 else []
-    (folder / "per_class.txt").write_text(text_table(rows) + "\n")
+    (folder / "per_class.txt").write_text(text_table(rows) + "\n", encoding="utf-8")
     figure, axes = pyplot().subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False)
     for axis, (split, s) in zip(axes[0], shown):
         ConfusionMatrixDisplay(np.array(s["confusion_matrix"]), display_labels=s["classes"]).plot(
@@ -1366,8 +1367,7 @@ def report_mtd(folder, config, data, model, epoch):
     scores = {s: evaluate(model, data.split(s), config.loss, turns=8) for s in ("val", "test")}
     (folder / "scores.json").write_text(json.dumps({"best_epoch": epoch, **scores}, indent=1))
     for split, s in scores.items():
-        found = [s[k] for k in ("n", "accuracy", "balanced_accuracy", "standard_error")]
-        print("mtd: {} n {}, accuracy {:.3f}, balanced {:.3f} (standard error {:.3f})".format(split, *found))
+        print(f"mtd: {split}", ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in list(s.items())[:4]))  # all but tables
     plot_scores(folder, scores)
     plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
     unseen = data.split("val", "test", limit=1000)

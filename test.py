@@ -1,7 +1,7 @@
 """Run trained weights: noise to images (gan), or images to life stages (mtd).
 
     python test.py --model gan --weights saved_models/gan.pt [--num_images 16] [--noise z.npy] [--seed 0] [--out DIR]
-    python test.py --model gan --weights saved_models/conditional.pt --label ring    a class, of a generator that is told it
+    python test.py --model gan --weights WEIGHTS.pt --label ring    a class, of a generator that is told it (--conditional)
     python test.py --model mtd --weights saved_models/mtd.pt --image cell.png|folder [--json]
     python test.py --model mtd --weights saved_models/mtd.pt --data_path DIR_OR_ZIP [--split test|val|train|all] [--json]
 
@@ -18,7 +18,8 @@ import torch
 # The script beside this file, whatever roll number it has been renamed to.
 scripts = sorted(Path(__file__).resolve().parent.glob("*_05.py"))
 if not scripts:
-    sys.exit("error: no script called ROLLNUMBER_05.py beside test.py; put them into one folder")
+    print("error: no script called ROLLNUMBER_05.py beside test.py; put them into one folder", file=sys.stderr)
+    sys.exit(2)
 submission = importlib.import_module(scripts[0].stem)
 UsageError = submission.UsageError
 

@@ -19,13 +19,14 @@ resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of
 
 The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; mtd's and head's fall over
 the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation (effnet: of
-the enlarged image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter turns. All see the same
-64x64 crops; effnet and probe get them enlarged.
+the enlarged image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter turns. All see
+the same 64x64 crops; effnet and probe get them enlarged.
 
 A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
 the held-out fold: lengths are fixed beforehand and the last averaged weights answer once. The recipes of effnet, probe and
-resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation were chosen on IML
-cells, which favours mtd, head and conditional there.
+resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation, the number of steps
+and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours mtd, head and conditional there.
+CPU seconds are the processor time of training a fold, which other work on the machine hardly changes.
 
 Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
 the next fold, and all folds of a seed before the next seed.
@@ -216,6 +217,13 @@ def known_runs(path):
     return {(r["model"], r["seed"], r["fold"]): r for r in read_runs(path)}
 
 
+def complete_seeds(runs, model):
+    """The records of a model, a list for each seed that has all the folds which any model has."""
+    folds = {fold for _, _, fold in runs}
+    mine = {seed: [r for (m, s, _), r in runs.items() if (m, s) == (model, seed)] for _, seed, _ in runs}
+    return [records for _, records in sorted(mine.items()) if len(records) == len(folds)]
+
+
 def do_runs(flags):
     """Do what of the models, seeds and folds --out lacks. Raises UsageError if what it has is of other cells or steps."""
     config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
@@ -254,16 +262,15 @@ def scores(records):
 
 
 def score_table(runs):
-    """Text table, a model a row: scores of the folds pooled within a seed, mean over seeds, of the first three the range."""
+    """Text table, a model a row: folds pooled within a complete seed, mean over seeds, of the first three scores the range."""
     rows = []
-    for model in (m for m in MODELS if any(key[0] == m for key in runs)):
-        mine = [r for r in runs.values() if r["model"] == model]
-        seeds = [scores([r for r in mine if r["seed"] == seed]) for seed in sorted({r["seed"] for r in mine})]
+    for model in (m for m in MODELS if complete_seeds(runs, m)):
+        mine, seeds = sum(complete_seeds(runs, model), []), list(map(scores, complete_seeds(runs, model)))
         columns = {name: [found[name] for found in seeds] for name in seeds[0]}
         ranges = [f" ({min(v):.3f}-{max(v):.3f})" if i < 3 else "" for i, v in enumerate(columns.values())]
         means = [f"{statistics.mean(v):.3f}{r}" for v, r in zip(columns.values(), ranges)]
         rows.append([model, len(mine), *means, f"{mine[0]['parameters']:,}",
-                     f"{statistics.median(r['cpu_seconds'] for r in mine if 'cpu_seconds' in r):.0f}"])
+                     f"{statistics.median(r['cpu_seconds'] for r in mine):.0f}"])
     return s.text_table([["model", "runs", *columns, "parameters", "CPU seconds"], *rows])
 
 

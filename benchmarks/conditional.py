@@ -57,19 +57,20 @@ def run_all(flags, generator):
     if generator.num_classes != len(data.classes):
         raise s.UsageError(f"--weights {flags.weights}: not of a generator that is told one of {len(data.classes)} classes")
     count = 8 if flags.smoke else 500
+    epochs, steps = (1, 2) if flags.smoke else (s.EPOCHS["mtd"], max(config.min_steps, math.ceil(len(real) / 32)))
     for seed in flags.seeds:
         made = draw(generator, len(real), data.classes, seed, data.device)
         asked = draw(generator, count, data.classes, seed + 1000, data.device)
         judged = joined(unseen, asked)
         for kind, part in (("real", real), ("generated", made), ("both", joined(real, made))):
             if record := done.get((kind, seed)):
-                if (record["weights"], record["n"]) != (made_by, len(unseen)):
-                    raise s.UsageError(f"{flags.out}: has results of other weights or cells; give another --out")
+                if [record.get(k) for k in ("weights", "n", "steps")] != [made_by, len(unseen), epochs * steps]:
+                    raise s.UsageError(f"{flags.out}: has results of other weights, cells or steps; give another --out")
                 continue
-            epochs, steps = (1, 2) if flags.smoke else (s.EPOCHS["mtd"], max(config.min_steps, math.ceil(len(real) / 32)))
             chances, _, _ = train_and_answer("head", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
             scores = s.classification_scores(unseen.labels.cpu().numpy(), chances[:len(unseen)], data.classes)
-            record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by}
+            record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by,
+                      "steps": epochs * steps}
             record |= {k: scores[k] for k in ("accuracy", "balanced_accuracy")}
             if kind == "real":
                 right = chances[len(unseen):].argmax(1) == asked.labels.cpu().numpy()

@@ -1,4 +1,4 @@
-"""What batch size, length, optimiser, learning rate and loss do to the GAN: one change at a time, at equal images seen.
+"""What batch size, length, optimiser, learning rate and loss do to the GAN: one change at a time, at about equal images seen.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/sweep.py --data_path DIR                     every setting, two seeds, 32,000 images a run; resumable
@@ -19,7 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +124,7 @@ def picture(runs, folder, path):
                 axis.plot(np.linspace(0, r["images"], len(r[key])), r[key], linewidth=0.8, label=f"seed {r['seed']}")
                 axis.set_ylim(0, limits[key])
             row[2].plot([h["images"] for h in r["history"]], [h["kid_train"] for h in r["history"]], ".-")
-        row[3].imshow(cv2.imread(str(strip_file(folder, name, mine[0]["seed"])))[:, :, ::-1])
+        row[3].imshow(s.read_image(strip_file(folder, name, mine[0]["seed"])))
         row[3].set(xticks=[], yticks=[], frame_on=False)
         row[2].set_ylim(0, highest)
         row[0].set_ylabel(name.replace(" ", "\n", 1), rotation=0, ha="right", va="center")

@@ -123,6 +123,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo_data"), help="a new folder (default: demo_data)")
     if (target := parser.parse_args().folder).exists():
-        sys.exit(f"error: {target} is already there; name a new folder")
+        print(f"error: {target} is already there; name a new folder", file=sys.stderr)
+        sys.exit(2)
     target.mkdir(parents=True)
     write_demo_set(target)

@@ -12,6 +12,7 @@ this program writes, and built_from.json keeps the fingerprints of all that they
 """
 import argparse
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -26,65 +27,75 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import classifiers  # noqa: E402
-import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import sweep  # noqa: E402
 from peers import read_runs  # noqa: E402
 
 import rollNumber_05 as s  # noqa: E402
 
-SHOWN_EPOCHS, BENCHMARKS = 7, ("classifiers", "generators", "conditional")
+SHOWN_EPOCHS = 7
 DATA_FLAGS = ("view", "classes", "microscope", "magnification", "image_size", "channels")
 PANELS = ("predictions_right", "predictions_wrong", "gradcam_right", "gradcam_wrong", "gradcam_real_fake")
 
 
 # ---------------------------------------------------------------- experiments
 def run_experiments(data_path, out, quick):
-    """Train, explain and benchmark on a data set; what is done, in `out` or in results/, is not done again."""
-    own = [trained_on(ROOT / "results" / task) for task in ("gan", "mtd")]
-    runs = ROOT / "results" if all(same_data(c, data_path) and not c["conditional"] for c in own) else out / "runs"
-    weights, config = out / "weights", {"data_path": data_path}
+    """Train, explain and benchmark on a data set; what is done, in `out` or in results/, is not done again.
+
+    quick: no benchmarks, and only the DCGAN and the MTD are trained where there are none.
+    """
+    own = all(finished(ROOT / "results" / task, data_path) for task in ("gan", "mtd"))
+    runs, weights = ROOT / "results" if own else out / "runs", out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     for task in ("gan", "mtd"):
         train(task, data_path, runs)
-        config |= {k: v for k, v in trained_on(runs / task).items() if k in DATA_FLAGS}
         best = runs / task / "best.pt"
         shutil.copy(best if best.exists() else best.with_name("last.pt"), weights / f"{task}.pt")
-    data = s.load_data(s.Config(**config, results_dir=str(runs)))
-    if data.labels.ndim == 2:
-        raise s.UsageError("the report is about --view cell; results/ holds runs of --view field, move them away")
+    config = config_of(runs / "mtd")
+    given = {k: config[k] for k in DATA_FLAGS if config[k] != getattr(s.Config(), k)}
+    if config["view"] == "field" or (given and not quick):
+        raise s.UsageError(f"{runs / 'mtd'} was made with --{next(iter(given))}; the report is about --view cell, its benchmarks "
+                           "are about the default flags: give --quick, or move the runs away")
+    data = s.load_data(s.Config(**given, data_path=data_path, results_dir=str(runs)))
     collect(data, runs, out)
     draw_panels(data, weights / "mtd.pt", out / "panels")
-    if quick:
-        shutil.copy(ROOT / "saved_models/conditional.pt", weights / "conditional.pt")
-        shutil.copytree(HERE / "results/sweep", out / "sweep", dirs_exist_ok=True)
-        for name in BENCHMARKS:
-            shutil.copy(HERE / f"results/{name}.jsonl", out / f"{name}.jsonl")
-        return
+    if not quick:
+        benchmark(data_path, out, weights)
+
+
+def benchmark(data_path, out, weights):
+    """A conditional MTD and every benchmark on a data set."""
     train("mtd", data_path, out / "conditional", "--conditional", "--epochs", 120)
     shutil.copy(out / "conditional/mtd/last.pt", weights / "conditional.pt")  # its generator counts, not the head's best epoch
-    for name in ("sweep", *BENCHMARKS):
+    for name in ("sweep", "classifiers", "generators", "conditional"):
         call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
               out / (name if name == "sweep" else f"{name}.jsonl"),
               *(["--weights", weights / "conditional.pt"] if name == "conditional" else [])])
 
 
-def trained_on(run):
-    """The config of a finished run's folder, or None."""
-    finished = (run / "config.json").exists() and (run / "quality.json").exists()
-    return json.loads((run / "config.json").read_text())["config"] if finished else None
+def config_of(run):
+    """The flags of a run's folder, over today's defaults; None if there is no run."""
+    path = run / "config.json"
+    return {**vars(s.Config()), **json.loads(path.read_text())["config"]} if path.exists() else None
+
+
+def finished(run, data_path):
+    """Whether a folder holds a finished run on this data whose generator is not told the class."""
+    config = config_of(run)
+    return bool(config) and same_data(config, data_path) and (run / "quality.json").exists() and not config["conditional"]
 
 
 def same_data(config, data_path):
     """Whether a run's config names this data."""
-    return bool(config) and Path(config["data_path"]).resolve() == Path(data_path).resolve()
+    return Path(config["data_path"]).resolve() == Path(data_path).resolve()
 
 
 def train(task, data_path, folder, *flags):
     """Train a task into folder/task, go on with it, or leave it if it is finished. Raises UsageError if it is of other data."""
-    if config := trained_on(folder / task):
-        if not same_data(config, data_path):
-            raise s.UsageError(f"{folder / task} is a run of {config['data_path']}; move it away")
+    config = config_of(folder / task)
+    if config and not same_data(config, data_path):
+        raise s.UsageError(f"{folder / task} is a run of {config['data_path']}; move it away")
+    if (folder / task / "quality.json").exists():
         return
     resume = ["--resume"] if (folder / task / "last.pt").exists() else []
     call([sys.executable, ROOT / "rollNumber_05.py", "--data_path", data_path, "--task", task, "--results_dir", folder,
@@ -107,15 +118,16 @@ def collect(data, runs, out):
         for file in files:
             shutil.copy(runs / task / file, out / task / file)
         state = s.read_checkpoint(runs / task / "last.pt", task)  # the best epoch's history would end there
-        (out / task / "history.json").write_text(json.dumps({"strength": float(state["strength"]), "rows": state["history"]}))
+        history = {"strength": float(state.get("strength", 0)), "rows": state["history"]}
+        (out / task / "history.json").write_text(json.dumps(history))
         np.savez_compressed(out / task / "traces.npz", **dict(zip(s.TRACES, state["traces"].numpy().astype(np.float16).T)))
     samples = sorted((runs / "gan/samples").glob("*.png"))
     shutil.rmtree(out / "gan/samples", ignore_errors=True)
     (out / "gan/samples").mkdir()
     side = math.ceil(64 / data.images.shape[1]) * data.images.shape[1]
     for i in sorted({*np.geomspace(1, len(samples), SHOWN_EPOCHS).round().astype(int) - 1}):
-        row = cv2.imread(str(samples[i]))[22:22 + side + 4]  # under the caption, the first of eight rows
-        cv2.imwrite(str(out / "gan/samples" / samples[i].name), row)
+        row = s.read_image(samples[i])[22:22 + side + 4]  # under the caption, the first of eight rows
+        s.write_image(out / "gan/samples" / samples[i].name, row)
 
 
 def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
@@ -152,8 +164,8 @@ def leak(data, threshold=0.93, draws=1000):
 
 
 # -------------------------------------------------------------------- numbers
-def numbers(results, weights):
-    """Everything that report.typ prints, as one nested dict."""
+def numbers(results, weights, benchmarks):
+    """Everything that report.typ prints, as one nested dict; `benchmarks` is the folder with the results of benchmarks/."""
     found = {name: json.loads((results / f"{name}.json").read_text()) for name in
              ("data", "gan/quality", "gan/config", "mtd/quality", "mtd/scores", "mtd/config")}
     networks = {**dict(zip(("generator", "discriminator"), s.load_networks(weights / "gan.pt"))),
@@ -164,14 +176,16 @@ def numbers(results, weights):
     out["training"] = {task: training(history) for task, history in histories.items()}
     out["equal_steps"] = equal_steps(*(histories[task]["rows"] for task in ("gan", "mtd")))
     out["layers"] = {name: layers(network, found["gan/config"]["config"]) for name, network in networks.items()}
-    runs = classifiers.known_runs(results / "classifiers.jsonl")
-    first = next(iter(runs))
-    out["benchmarks"] = {"cells": sum(r["n"] for k, r in runs.items() if (k[0], k[1]) == first[:2]),
-                         "classes": runs[first]["classes"]}
+    runs = classifiers.known_runs(benchmarks / "classifiers.jsonl")
+    for model in ("mtd", "head", "effnet"):
+        if not classifiers.complete_seeds(runs, model):
+            raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
+    first = classifiers.complete_seeds(runs, "mtd")[0]
+    out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"]}
     out["classifiers"] = classifier_numbers(runs)
-    out["conditional"] = conditional_numbers(read_runs(results / "conditional.jsonl"))
-    out["generators"] = generator_numbers(read_runs(results / "generators.jsonl"))
-    out["sweep"] = sweep_numbers(read_runs(results / "sweep/runs.jsonl"))
+    out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
+    out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
+    out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
     return out
 
@@ -183,9 +197,11 @@ def training(history):
             "last": tail(rows), "strength": history["strength"]}
 
 
-def equal_steps(gan, mtd):
-    """The last number of steps after which both generators were measured, and their KID to the training cells there."""
-    measured = [{r["step"]: r["kid_train"] for r in rows if r.get("kid_train", "") != ""} for rows in (gan, mtd)]
+def equal_steps(gan, mtd, constant=0.8):
+    """The last number of steps, of the share in which the rates are constant, after which both generators were measured, and
+    their KID to the training cells there."""
+    measured = [{r["step"]: r["kid_train"] for r in rows[:int(constant * len(rows))] if r.get("kid_train", "") != ""}
+                for rows in (gan, mtd)]
     step = max(set(measured[0]) & set(measured[1]), default=0)
     return {"steps": step, **{name: found.get(step, "") for name, found in zip(("gan", "mtd"), measured)}}
 
@@ -206,12 +222,12 @@ def layers(network, config):
 def classifier_numbers(runs):
     """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation."""
     models = {}
-    for model in (m for m in classifiers.MODELS if any(key[0] == m for key in runs)):
-        mine = [r for r in runs.values() if r["model"] == model]
-        seeds = [classifiers.scores([r for r in mine if r["seed"] == seed]) for seed in sorted({r["seed"] for r in mine})]
+    for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
+        seeds = classifiers.complete_seeds(runs, model)
+        mine, found = sum(seeds, []), list(map(classifiers.scores, seeds))
         models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"],
-                         "seconds": statistics.median(r["cpu_seconds"] for r in mine if "cpu_seconds" in r),
-                         **{k: spread([found[k] for found in seeds]) for k in seeds[0]}}
+                         "seconds": statistics.median(r["cpu_seconds"] for r in mine),
+                         **{k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
     return {"models": models, "gains": gains}
@@ -230,14 +246,16 @@ def conditional_numbers(runs):
     return out
 
 
-def generator_numbers(runs):
+def generator_numbers(path):
     """{"models": [a row for each generator that benchmarks/generators.py trained], "floor": the same numbers of real cells}."""
-    keys, trained = ("kid_train", "kid_unseen", "precision", "recall"), [r for r in runs if r["minutes"]]
+    keys, trained = ("kid_train", "kid_unseen", "precision", "recall"), [r for r in read_runs(path) if r["minutes"]]
+    if not {"script", "assignment", "tutorial"} <= {r["model"] for r in trained}:
+        raise s.UsageError(f"{path} lacks the script's, the assignment's or the tutorial's generator: benchmarks/generators.py")
     mine = {name: [r for r in trained if r["model"] == name] for name in dict.fromkeys(r["model"] for r in trained)}
-    return {"models": [{"model": name, "seeds": len(rows), "minutes": rows[0]["minutes"], "parameters": rows[0]["generator_parameters"],
-                        "steps": spread([r["steps"] for r in rows]), **{k: spread([r[k] for r in rows]) for k in keys}}
-                       for name, rows in mine.items()],
-            "floor": {k: runs[-1]["floor"][k] for k in keys}, "n": runs[-1]["n"], "threads": trained[-1]["threads"]}
+    models = [{"model": name, "seeds": len(rows), "minutes": rows[0]["minutes"], "parameters": rows[0]["generator_parameters"],
+               **{k: spread([r[k] for r in rows]) for k in ("steps", *keys)}} for name, rows in mine.items()]
+    return {"models": models, "floor": {k: trained[-1]["floor"][k] for k in keys}, "n": trained[-1]["n"],
+            "threads": trained[-1]["threads"]}
 
 
 def spread(values):
@@ -251,13 +269,14 @@ def sweep_numbers(runs):
     for name in dict.fromkeys(r["setting"] for r in runs):
         mine = [r for r in runs if r["setting"] == name and "failed" not in r]
         rows.append({"setting": name, "seeds": len(mine)} | ({"steps": mine[0]["steps"], **{
-            k: spread([r[k] for r in mine]) for k in ("kid_train", "kid_val", "precision", "recall")}} if mine else {}))
+            k: spread([r[k] for r in mine]) if k in mine[0] else dict.fromkeys(("mean", "low", "high"), "–")
+            for k in ("kid_train", "kid_val", "precision", "recall")}} if mine else {}))
     return rows
 
 
 # -------------------------------------------------------------------- figures
-def figures(results, weights, panels, out):
-    """Write every figure of the report into the folder `out`."""
+def figures(results, weights, panels, benchmarks, told, out):
+    """Write every figure of the report into the folder `out`; told: weights of a conditional MTD."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     rows = {task: json.loads((results / task / "history.json").read_text())["rows"] for task in ("gan", "mtd")}
@@ -274,13 +293,13 @@ def figures(results, weights, panels, out):
                                      ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)")])])
     draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN"), (mtd, "with the head")]) for key, title in dict(
         loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()])
-    draw_samples(out, results / "gan/samples", weights)
+    draw_samples(out, results / "gan/samples", weights, told)
     draw_weights(out, weights)
     scores = json.loads((results / "mtd/scores.json").read_text())
     s.plot_scores(out, {split: scores[split] for split in ("val", "test")})
     for name in PANELS:
         shutil.copy(panels / f"{name}.png", out / f"{name}.png")
-    sweep.picture(read_runs(results / "sweep/runs.jsonl"), results / "sweep", out / "sweep.png")
+    sweep.picture(read_runs(benchmarks / "sweep/runs.jsonl"), benchmarks / "sweep", out / "sweep.png")
 
 
 def draw_networks(path, generator, mtd):
@@ -341,19 +360,19 @@ def draw_traces(path, panels):
     figure.savefig(path, dpi=200)
 
 
-def draw_samples(out, strips, weights):
+def draw_samples(out, strips, weights, told):
     """Strips of samples over the epochs and grids of the DCGAN's, the MTD's and each class of the conditional generator's."""
     names = sorted(strips.glob("*.png"))
     figure, axes = s.pyplot().subplots(len(names), 1, figsize=(6, 0.78 * len(names)), squeeze=False)
     for axis, name in zip(axes.flat, names):
-        axis.imshow(cv2.imread(str(name))[:, :, ::-1])
+        axis.imshow(s.read_image(name))
         axis.set(xticks=[], yticks=[], frame_on=False)
         axis.set_ylabel(f"epoch {int(name.stem.split('_')[1])}", rotation=0, ha="right", va="center")
     figure.savefig(out / "epochs.png", dpi=150)
     for task in ("gan", "mtd"):
         generator = s.load_networks(weights / f"{task}.pt")[0]
         s.write_image(out / f"samples_{task}.png", s.tile(s.sample(generator, s.latents(48, generator, 0))))
-    told, _, state = s.load_networks(weights / "conditional.pt")
+    told, _, state = s.load_networks(told)
     labels = s.torch.arange(len(state["classes"])).repeat_interleave(8)
     s.write_image(out / "conditional.png", s.tile(s.sample(told, s.latents(len(labels), told, 0, labels))))
 
@@ -381,8 +400,11 @@ def build(results, weights, panels, about, out):
     import typst
     committed = out.resolve() == ROOT / "Report.pdf"
     where = HERE if committed else out.resolve().parent / "report_source"
-    figures(results, weights, panels, where / "figures")
-    (where / "numbers.json").write_text(json.dumps({**numbers(results, weights), **about}, indent=1) + "\n")
+    benchmarks = HERE / "results" if about["borrowed_benchmarks"] else results
+    told = (ROOT / "saved_models" if about["borrowed_benchmarks"] else weights) / "conditional.pt"
+    figures(results, weights, panels, benchmarks, told, where / "figures")
+    found = json.dumps({**numbers(results, weights, benchmarks), **about}, indent=1)
+    (where / "numbers.json").write_text(found + "\n")
     if not committed:
         shutil.copy(HERE / "report.typ", where / "report.typ")
     typst.compile(str(where / "report.typ"), output=str(out))
@@ -398,22 +420,29 @@ def run(arguments):
     parser.add_argument("--quick", action="store_true", help="with --data_path: no benchmarks, their committed results stand")
     parser.add_argument("--out", type=Path, help="default: Report.pdf, with --data_path results/report/Report.pdf")
     flags = parser.parse_args(arguments)
+    if (flags.quick and not flags.data_path) or (flags.demo and flags.data_path):
+        raise s.UsageError("--quick goes with --data_path, --demo without it")
+    if not importlib.util.find_spec("typst"):
+        raise s.UsageError("the package typst is not installed; pip install -r report/requirements.txt")
     results, weights, panels = HERE / "results", ROOT / "saved_models", HERE / "results/demo"
     if flags.demo:
-        demo = ROOT / "results/report_demo"
-        train("mtd", "", demo)
-        train("mtd", "", demo / "short", "--epochs", 1)  # the long run leaves no wrong answer to show
-        data = s.load_data(s.Config(results_dir=str(demo)))
-        draw_panels(data, demo / "short/mtd/last.pt", panels, ("wrong",))
-        draw_panels(data, demo / "mtd/best.pt", panels, ("right", "real_fake"))
+        draw_demo(panels)
     elif flags.data_path:
         results = ROOT / "results/report"
-        weights = results / "weights"
+        weights, panels = results / "weights", results / "panels"
         run_experiments(flags.data_path, results, flags.quick)
-        panels = results / "panels"
     out = flags.out or (results if flags.data_path else ROOT) / "Report.pdf"
-    about = {"real_panels": bool(flags.data_path), "borrowed_benchmarks": flags.quick}
-    build(results, weights, panels, about, out)
+    build(results, weights, panels, {"real_panels": bool(flags.data_path), "borrowed_benchmarks": flags.quick}, out)
+
+
+def draw_demo(panels):
+    """The panels that show cells, of networks trained on the demo set."""
+    demo = ROOT / "results/report_demo"
+    train("mtd", "", demo)
+    train("mtd", "", demo / "short", "--epochs", 1)  # the long run leaves no wrong answer to show
+    data = s.load_data(s.Config(results_dir=str(demo)))
+    draw_panels(data, demo / "short/mtd/last.pt", panels, ("wrong",))
+    draw_panels(data, demo / "mtd/best.pt", panels, ("right", "real_fake"))
 
 
 if __name__ == "__main__":

@@ -260,7 +260,8 @@ def test_images_from_noise(demo, tester, tmp_path):
     folder, _ = demo
     weights = folder / "weights/gan.pt"
     for out in ("a", "b"):
-        assert tester("--model", "gan", "--weights", weights, "--num_images", 3, "--seed", 5, "--out", out, cwd=tmp_path).returncode == 0
+        done = tester("--model", "gan", "--weights", weights, "--num_images", 3, "--seed", 5, "--out", out, cwd=tmp_path)
+        assert done.returncode == 0
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["0000.png", "0001.png", "0002.png", "grid.png"]
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
