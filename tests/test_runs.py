@@ -17,6 +17,7 @@ import rollNumber_05 as s
 from extras import demo_set
 
 SMALL = ("--image_size", 32, "--epochs", 4, "--min_steps", 100)
+LARGE = ("gametocyte", "schizont")
 TINY = ("--image_size", 28, "--min_steps", 4, "--batch_size", 8, "--g_width", 16, "--d_width", 16)
 
 
@@ -68,18 +69,18 @@ def test_the_demo_run_learns(demo):
     assert np.abs(difference).max() < 25
 
 
-def test_heat_maps_point_at_the_gametocytes(demo):
+def test_heat_maps_point_at_the_large_parasites(demo):
     """Pointing game: the peak of the class's map lies on the parasite more often than a random pixel of the crop.
 
-    Gametocytes only, the one stage that did so in each of two trainings of 400 steps: 1.00 and 0.94 (chance 0.68). The other
-    stages depend on the training: trophozoites 0.52 and 0.00 (0.29), rings 0.17 and 0.27 (0.18), schizonts 0.54 and 0.08
-    (0.69). That the map itself is right is tested with planted evidence and against Captum.
+    Gametocytes and schizonts only, which did so in each of two trainings of 400 steps, seeds 0 and 1: 1.00 each (chance 0.68
+    and 0.69). The small stages depend on the training: trophozoites 0.17 and 0.72 (0.29), rings 0.27 and 0.17 (0.18). That
+    the map itself is right is tested with planted evidence and against Captum.
     """
     folder, _ = demo
     _, model, _ = s.load_networks(folder / "weights/mtd.pt", "mtd")
     data = s.load_data(s.Config(image_size=32, results_dir=str(folder / "results"))).split("val", "test")
     masks = np.load(folder / "results/demo_data/masks.npz")
-    data.rows = [r for r, label in zip(data.rows, data.labels.tolist()) if data.classes[label] == "gametocyte"]
+    data.rows = [r for r, label in zip(data.rows, data.labels.tolist()) if data.classes[label] in LARGE]
     data, crops = data.split("val", "test"), []
     for row in data.rows:
         field = masks[data.index["sources"][row].split("/")[-1][:-4]].astype(np.uint8) * 255
