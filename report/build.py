@@ -294,6 +294,9 @@ def figures(results, weights, panels, benchmarks, told, out):
     draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN"), (mtd, "with the head")]) for key, title in dict(
         loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()])
     draw_samples(out, results / "gan/samples", weights, told)
+    names = {"script": "this DCGAN", "assignment": "plain recipe", "tutorial": "tutorial's", "torchgan": "torchgan's"}
+    draw_strips(out / "generators.png", {name: s.read_image(found[0])[:68] for model, name in names.items()
+                                         if (found := sorted(benchmarks.glob(f"generators_{model}_*.png")))})
     draw_weights(out, weights)
     scores = json.loads((results / "mtd/scores.json").read_text())
     s.plot_scores(out, {split: scores[split] for split in ("val", "test")})
@@ -362,19 +365,23 @@ def draw_traces(path, panels):
 
 def draw_samples(out, strips, weights, told):
     """Strips of samples over the epochs and grids of the DCGAN's, the MTD's and each class of the conditional generator's."""
-    names = sorted(strips.glob("*.png"))
-    figure, axes = s.pyplot().subplots(len(names), 1, figsize=(6, 0.78 * len(names)), squeeze=False)
-    for axis, name in zip(axes.flat, names):
-        axis.imshow(s.read_image(name))
-        axis.set(xticks=[], yticks=[], frame_on=False)
-        axis.set_ylabel(f"epoch {int(name.stem.split('_')[1])}", rotation=0, ha="right", va="center")
-    figure.savefig(out / "epochs.png", dpi=150)
+    draw_strips(out / "epochs.png", {f"epoch {int(p.stem.split('_')[1])}": s.read_image(p) for p in sorted(strips.glob("*.png"))})
     for task in ("gan", "mtd"):
         generator = s.load_networks(weights / f"{task}.pt")[0]
         s.write_image(out / f"samples_{task}.png", s.tile(s.sample(generator, s.latents(48, generator, 0))))
     told, _, state = s.load_networks(told)
     labels = s.torch.arange(len(state["classes"])).repeat_interleave(8)
     s.write_image(out / "conditional.png", s.tile(s.sample(told, s.latents(len(labels), told, 0, labels))))
+
+
+def draw_strips(path, rows):
+    """{label: RGB image} below each other."""
+    figure, axes = s.pyplot().subplots(len(rows), 1, figsize=(6, 0.78 * len(rows)), squeeze=False)
+    for axis, (label, image) in zip(axes.flat, rows.items()):
+        axis.imshow(image)
+        axis.set(xticks=[], yticks=[], frame_on=False)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=150)
 
 
 def draw_weights(out, weights):
