@@ -103,7 +103,7 @@ RUNS = [  # appended to a tiny run; what the error must name
     ("--task gradcam --weights cut.pt", "cut.pt"), ("--task gradcam --weights good", "good"),
     ("--task gan --resume", "--resume"), ("--task gan --resume nothing.pt", "nothing.pt"),
     ("--task gan --resume note.txt", "note.txt"), ("--task gan --resume malicious.pt", "malicious.pt"),
-    ("--task mtd --resume trained/gan.pt", "trained/gan.pt"),
+    ("--task mtd --resume trained/gan.pt", "trained/gan.pt"), ("--task gan --epochs 1 --resume trained/gan.pt", "--epochs"),
     ("--task gan --resume --results_dir trained --lr_g 0.1", "--lr_g"),
     ("--task gan --resume --results_dir trained --data_path other", "trained/gan/last.pt")]
 

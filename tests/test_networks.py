@@ -203,6 +203,7 @@ def test_scores_by_hand():
     found = s.classification_scores(labels, np.eye(3)[[0, 0, 0, 1, 1, 2]], ["a", "b", "c"])
     assert found["accuracy"] == pytest.approx(4 / 6) and found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert found["confusion_matrix"] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]] and found["per_class"]["a"]["precision"] == 1
+    assert found["standard_error"] == pytest.approx(((3 / 4 * 1 / 4 / 4 + 1 / 2 * 1 / 2 / 2) ** 0.5) / 2)
     multi = s.classification_scores(np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.8], [0.2, 0.7]]), ["a", "b"])
     assert multi["accuracy"] == 0.5 and multi["balanced_accuracy"] == 0.5
 
