@@ -13,6 +13,7 @@ for each run, sweep.png and the table.
 """
 import argparse
 import itertools
+import re
 import statistics
 import sys
 import tempfile
@@ -66,7 +67,7 @@ def train(config, images, data, quality, bar):
 
 def strip_file(folder, setting, seed):
     """Where the samples of a run are."""
-    return folder / f"{setting.replace('/', '_').replace(' ', '_')}_{seed}.png"
+    return folder / f"{re.sub(r'[^0-9A-Za-z]+', '_', setting)}_{seed}.png"
 
 
 def run_all(flags):
