@@ -1258,11 +1258,11 @@ def plot_weights(model, path, side_inches=3.4):
     figure.savefig(path)
 
 def gallery(path, title, pictures, columns=8):
-    """Pictures [(RGB or grey image, caption)] in rows under one title, which says so if there are none."""
-    rows = max(1, math.ceil(len(pictures) / columns))
-    figure, axes = pyplot().subplots(rows, columns, figsize=(1.6 * columns, 1.95 * rows + 0.5), squeeze=False,
+    """Pictures [(RGB or grey image, caption)] in rows under one title, which says so if there are none; few columns: for print."""
+    rows, side = max(1, math.ceil(len(pictures) / columns)), 0.2 * columns  # inches of a picture
+    figure, axes = pyplot().subplots(rows, columns, figsize=(side * columns, (side + 0.35) * rows + 0.5), squeeze=False,
                                      subplot_kw=dict(xticks=[], yticks=[], frame_on=False))
-    figure.suptitle(title if pictures else f"{title}: none")
+    figure.suptitle(title if pictures else f"{title}: none", fontsize=9)
     for axis, (image, caption) in zip(axes.flat, pictures):
         axis.imshow(image.repeat(3 // image.shape[2], 2))
         axis.set_title(caption, fontsize=7)

@@ -136,8 +136,8 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     test, loss = data.split("test"), state["config"]["loss"]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as drawn:
-        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=16, columns=8)
-        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=12, columns=8)
+        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=12, columns=6)
+        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=9, columns=6)
         for path in Path(drawn).glob("*.png"):
             if path.stem.endswith(kinds):
                 shutil.copy(path, out / path.name)
