@@ -7,7 +7,8 @@
     python benchmarks/sweep.py --smoke
 
 Everything not named is the script's default; "epochs" alone change how many images are seen (the learning rates fall over
-the last epochs, so a longer run is not a shorter one continued). Left in --out: runs.jsonl, a line a run (KID, precision and
+the last epochs, so a longer run is not a shorter one continued). "with the head" is the MTD: its generator draws all classes
+equally often, and real against fake is played with half of its batch. Left in --out: runs.jsonl, a line a run (KID, precision and
 recall of 500 cells of the averaged weights after every quarter, losses in 200 means), a strip of samples from the same noise
 for each run, sweep.png and the table.
 """
@@ -33,7 +34,8 @@ SETTINGS = {
     "epochs x 1/2": {"epochs": 0.5}, "epochs x 2": {"epochs": 2},
     "RMSprop": {"optimizer": "rmsprop"}, "SGD": {"optimizer": "sgd"}, "SGD, rates x 20": {"optimizer": "sgd", "rates": 20},
     "rates x 1/4": {"rates": 0.25}, "rates x 2": {"rates": 2}, "least squares": {"loss": "lsgan"},
-    "assignment's recipe": {"recipe": "assignment"}}
+    "assignment's recipe": {"recipe": "assignment"},
+    "with the head": {"task": "mtd"}, "with the head, epochs x 2": {"task": "mtd", "epochs": 2}}
 PARTS = 20  # a run is cut into so many parts, after each of which its learning rates are set
 
 
@@ -42,7 +44,7 @@ def settings_of(change, seed, flags):
     change = dict(change)
     images, rates = flags.images * change.pop("epochs", 1), change.pop("rates", 1)
     recipe = s.RECIPES[change.get("recipe", "best")]
-    given = {**recipe, **change, "data_path": flags.data_path, "task": "gan", "seed": seed, "device": flags.device,
+    given = {"task": "gan", **recipe, **change, "data_path": flags.data_path, "seed": seed, "device": flags.device,
              "results_dir": str(flags.out)}
     config = s.Config(**given)
     return s.Config(**{**given, "lr_g": config.lr_g * rates, "lr_d": config.lr_d * rates}), int(images)
@@ -50,7 +52,7 @@ def settings_of(change, seed, flags):
 
 def train(config, images, data, quality, bar):
     """One run: its numbers as a record for runs.jsonl, and the averaged generator."""
-    trainer, cells, history, seconds = s.Trainer("gan", config, data.classes, data.device), data.split("train"), [], 0
+    trainer, cells, history, seconds = s.Trainer(config.task, config, data.classes, data.device), data.split("train"), [], 0
     generator, steps = trainer.averages["generator"], max(1, images // config.batch_size // PARTS)
     for part in range(1, PARTS + 1):
         start = time.perf_counter()
