@@ -23,7 +23,7 @@ the enlarged image), label smoothing and averaged weights, and answers with the 
 the same 64x64 crops; effnet and probe get them enlarged.
 
 A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
-the held-out fold: lengths are fixed beforehand and the last averaged weights answer once. The recipes of effnet, probe and
+a held-out fold within a run: its length is fixed and the last averaged weights answer once. The recipes of effnet, probe and
 resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation, the number of steps
 and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours mtd, head and conditional there.
 CPU seconds are the processor time of training a fold, which other work on the machine hardly changes.
