@@ -42,8 +42,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
 
 # ================================================== config ==================================================
-EPOCHS = {"gan": 200, "mtd": 40}
-OPTIMIZERS, CHECKPOINT_FORMAT = ("adam", "rmsprop", "sgd"), 1
+EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40}, ("adam", "rmsprop", "sgd"), 1
 
 def flag(default, help, choices=None, low=None, high=None):
     """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
@@ -84,7 +83,7 @@ class Config:
     epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
-    precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine multiplies in it", ("auto", "fp32", "bf16"))
+    precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine is fast in it", ("auto", "fp32", "bf16"))
     augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike as far as D overfits; the head's: fully")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
@@ -747,8 +746,9 @@ def pick_device(name):
 
 def pick_precision(name, device):
     """The torch.dtype that convolutions and matrix products are done in while training."""
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else device.type == "cpu" and any(
-        getattr(torch.cpu, "get_capabilities", dict)().get(k) for k in ("avx512_bf16", "amx_bf16"))
+    can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) or can.get("amx_bf16") or (
+        can.get("avx512_bf16") and "Intel" not in can.get("cpu_name", ""))  # without AMX, one of Intel's was slower in it
     return torch.bfloat16 if name == "bf16" or name == "auto" and fast else torch.float32
 
 def processes():

@@ -90,3 +90,13 @@ def test_bf16_follows_fp32(task):
         assert {v.dtype for v in trainer.state()["ema"]["generator"].values()} <= {torch.float32, torch.int64}
         assert trainer.nets["generator"](torch.randn(2, 100)).dtype == torch.float32
     torch.testing.assert_close(traces["bf16"], traces["fp32"], rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("processor, fast", [
+    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="Intel Xeon"), False), (dict(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon"), True),
+    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="AMD EPYC"), True), (dict(avx2=True), False)])
+def test_auto_takes_bf16_only_where_it_is_fast(monkeypatch, processor, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    assert s.pick_precision("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
+    assert s.pick_precision("bf16", torch.device("cpu")) == torch.bfloat16
+    assert s.pick_precision("fp32", torch.device("cpu")) == torch.float32
