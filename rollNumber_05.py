@@ -42,7 +42,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
 
 # ================================================== config ==================================================
-EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40}, ("adam", "rmsprop", "sgd"), 1
+EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40, "mtd on gan": 12}, ("adam", "rmsprop", "sgd"), 1
 
 def flag(default, help, choices=None, low=None, high=None):
     """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
@@ -80,7 +80,7 @@ class Config:
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12", low=0)
+    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40 or, on a DCGAN, 12, on the demo set 12", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine is fast in it", ("auto", "fp32", "bf16"))
@@ -89,7 +89,7 @@ class Config:
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
     resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
-    weights: str = flag("", "MTD checkpoint for --task gradcam; empty: results/mtd/best.pt, else saved_models/mtd.pt")
+    weights: str = flag("", "mtd: DCGAN to start from; gradcam: MTD to explain, else results/mtd/best.pt or saved_models/mtd.pt")
     overwrite: bool = flag(False, "let a finished run replace weights that are already in --save_dir")
     results_dir: str = flag("results", "folder for pictures, numbers, checkpoints and the crop cache")
     save_dir: str = flag("saved_models", "folder for the weights of finished runs")
@@ -182,8 +182,9 @@ class DataFolder:
         for name in (str(n).replace("\\", "/") for n in names):
             matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, self.tags(p))]
             if matches:
-                path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared_folders(p, name),
-                                                   shared_folders(p, annotation), len(wanted & self.tags(p))))
+                shared = lambda *paths: len(os.path.commonprefix([PurePosixPath(p).parts[-2::-1] for p in paths]))  # folders above
+                path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared(p, name),
+                                                   shared(p, annotation), len(wanted & self.tags(p))))
                 above = annotation if annotation.suffix.lower() == ".json" else annotation.parent
                 split = self.listed.get(stem_key(path.name)) or named_split(path.parent.relative_to(self.root).parts) or (
                     named_split(above.relative_to(self.root).parts))
@@ -192,10 +193,6 @@ class DataFolder:
 
     def tags(self, path):
         return path_tags(path.relative_to(self.root))
-
-def shared_folders(a, b):
-    """How many folders right above two files have the same name."""
-    return len(os.path.commonprefix([PurePosixPath(path).parts[-2::-1] for path in (a, b)]))
 
 def conflict(a, b):
     """Whether two tag sets name different microscopes, magnifications or splits."""
@@ -293,9 +290,8 @@ def read_fields(folder, microscope, magnification):
     given = {f.path for f in fields if f.split}  # a second list of the same images, without splits, would mix them
     kept = [f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)]
     if not kept:
-        there = sorted(set().union(*(f.tags for f in fields)) - set(SPLITS))
-        raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out "
-                         f"all {len(fields)} fields, which are {', '.join(there)}")
+        raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out all "
+                         f"fields, which are {', '.join(sorted(set().union(*(f.tags for f in fields)) - set(SPLITS)))}")
     return layout, sorted(kept, key=lambda f: f.path.relative_to(folder.root).as_posix())
 
 def choose_classes(found, asked):
@@ -508,8 +504,8 @@ def load_data(config, device="cpu"):
     if not (cache / key).exists():
         build_cache(folder, cache / key, **settings)
     index = json.loads((cache / key / "index.json").read_text())
-    images = torch.from_numpy(np.load(cache / key / "images.npy", mmap_mode="c"))
-    return MalariaDataset(images, index, range(len(index["rows"])), device)
+    images = np.load(cache / key / "images.npy", mmap_mode="c")
+    return MalariaDataset(torch.from_numpy(images), index, range(len(index["rows"])), device)
 
 # ================================================== models ==================================================
 SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4, 8, 16, 32, 64, 128)}
@@ -565,18 +561,13 @@ class Discriminator(nn.Module):
         """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,)."""
         return self.real_fake(self.features(images)).flatten().float()
 
-    def explained_layer(self):
-        """The last convolution with at least 4x4 outputs, Grad-CAM's target: the 1x1 logit has no map to show."""
-        return [m for m in self.features if isinstance(m, nn.Conv2d)][-1]
-
 class MultiTaskDiscriminator(Discriminator):
     """The discriminator with a second head: two fully connected layers on the second-last convolution name the cell."""
     def __init__(self, *, num_classes, head_width=128, dropout=0.5, image_size=64, channels=3, width=128):
         super().__init__(image_size=image_size, channels=channels, width=width)
         self.embed = nn.Sequential(nn.Flatten(), nn.Linear(width * 16, head_width), nn.LeakyReLU(0.2), nn.Dropout(dropout))
         self.classify = nn.Linear(head_width, num_classes)
-        for layer in (*self.embed, self.classify):
-            initialise(layer)
+        nn.ModuleList([self.embed, self.classify]).apply(initialise)
 
     def forward(self, images):
         """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,), class logits (B, n)."""
@@ -758,8 +749,7 @@ def processes():
 @contextlib.contextmanager
 def process_group(device):
     """Inside the block the processes that torchrun started can talk; by itself a process needs no group."""
-    several = "LOCAL_RANK" in os.environ
-    if several:
+    if several := "LOCAL_RANK" in os.environ:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         nccl = device.type == "cuda" and dist.is_nccl_available()
@@ -767,13 +757,6 @@ def process_group(device):
     yield
     if several:
         dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
-
-def end_process(code):
-    """Exit. One of several processes skips Python's own end: threads of gloo may hold tensors, and freeing them so late aborts."""
-    if "LOCAL_RANK" in os.environ:
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
 
 def seeds(config, epoch, rank=0):
     """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
@@ -799,6 +782,7 @@ class Trainer:
         if processes()[1] > 1:  # running averages stay apart and the first process's are saved; torch 2.15 renamed the flag
             known = inspect.signature(DistributedDataParallel).parameters
             apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+            dist.broadcast(self.strength, 0)
             self.shared = {k: DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
 
     def autocast(self):
@@ -882,6 +866,18 @@ class Trainer:
                 "history": self.history, "traces": self.traces, "best": self.best, "strength": self.strength,
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
+    def start_from(self, path):
+        """Take a DCGAN's networks, averages and strength; what it has not stays random: the head, a told G's first layer."""
+        _, _, state = load_networks(path, "gan")
+        for key in ("image_size", "channels", "latent_dim", "g_width", "d_width"):
+            if (known := state["config"][key]) != getattr(self.config, key):
+                raise UsageError(f"--weights {path}: made with --{key} {known}; give the same")
+        for key, group in (("weights", self.nets), ("ema", self.averages)):
+            for k, net in group.items():
+                own = net.state_dict()
+                net.load_state_dict({**own, **{n: v for n, v in state[key][k].items() if v.shape == own[n].shape}})
+        self.strength.copy_(state.get("strength", self.strength))
+
     def load(self, state):
         """Go on from a checkpoint's state."""
         for key, group in (("weights", self.nets), ("ema", self.averages), ("optimizers", self.optimizers)):
@@ -908,9 +904,10 @@ def make_run_folder(config, task, data):
 
 def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
-    trainer, (rank, world) = Trainer(task, config, data.classes, data.device), processes()
+    trainer, folder = Trainer(task, config, data.classes, data.device), Path(config.results_dir, task)
     cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
-    folder, epochs = Path(config.results_dir, task), config.epochs or (EPOCHS[task] if config.data_path else 12)
+    (rank, world), on_gan = processes(), " on gan" if task == "mtd" and config.weights else ""
+    epochs = config.epochs or (EPOCHS[task + on_gan] if config.data_path else 12)
     if len(cells) < 4 or task == "mtd" and not (len(data.classes) > 1 and len(looked_at["val"]) and len(data.split("test"))):
         raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):
@@ -922,6 +919,8 @@ def train(task, config, data):
             trainer.best = -math.inf  # that epoch stays behind
             if trainer.epoch >= epochs:
                 raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
+    elif on_gan and rank == 0:  # the others get it from the first, which may still be writing it
+        trainer.start_from(config.weights)
     trainer.share()
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     if rank == 0:
@@ -947,7 +946,6 @@ def train(task, config, data):
 def finish_epoch(trainer, row, parts, folder, bar):
     """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
     text, better, g = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False, trainer.averages["generator"]
-    row |= dict.fromkeys(("kid_train", "kid_val", "kid_floor", "precision", "recall"), "")
     if trainer.epoch % trainer.config.measure_every == 0:
         row |= trainer.quality().of(g, trainer.config.seed + 1)
         text += f"  KID {row['kid_train']:.3f}"
@@ -990,7 +988,7 @@ def read_checkpoint(path, task=None):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file; --task gan or mtd writes one, --weights names another")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
         raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not isinstance(state.get("config"), dict):
@@ -1085,8 +1083,7 @@ def latents(n, generator, seed, labels=None):
 def sample(generator, noise, batch_size=64):
     """Images for noise (N, latent): uint8 numpy (N, S, S, C)."""
     with evaluating(generator):
-        noise = noise.to(next(generator.parameters()).device)
-        return np.concatenate([to_uint8(generator(z)) for z in noise.split(batch_size)])
+        return np.concatenate([to_uint8(generator(z.to(generator.project[0].weight.device))) for z in noise.split(batch_size)])
 
 def to_uint8(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
@@ -1160,9 +1157,9 @@ def share_within(a, b, k=3):
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
     """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
-    on `model.explained_layer()`. Modes, flags and gradients of the model stay as they were."""
-    kept = {}
-    watched = model.explained_layer().register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
+    on the last convolution with 4x4 outputs (the 1x1 logit has no map). Modes, flags and gradients of the model stay."""
+    kept, target = {}, [m for m in model.features if isinstance(m, nn.Conv2d)][-1]
+    watched = target.register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
     with watched, evaluating(model), torch.enable_grad():
         logits = score(model(images.detach().clone().requires_grad_(True)))
         (gradients,) = torch.autograd.grad(logits.sum(), kept["maps"])
@@ -1198,12 +1195,12 @@ def write_image(path, image, caption=""):
     cv2.putText(image, caption, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     Path(path).write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
-def draw_trace(axis, values, colour, label):
-    """Raw values in a light line under their moving average over 1/50 of the run."""
+def draw_trace(axis, values, colour, label, start=0):
+    """Raw values, the first at `start`, in a light line under their moving average over 1/50 of the run."""
     width = max(1, len(values) // 50)
     smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), "edge"), np.ones(width) / width, "valid")
-    axis.plot(values, color=colour, alpha=0.2, linewidth=0.6)
-    axis.plot(smooth, color=colour, label=f"{label}, mean of {width}")
+    axis.plot(range(start, start + len(values)), values, color=colour, alpha=0.2, linewidth=0.6)
+    axis.plot(range(start, start + len(values)), smooth, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
     axis.set_ylim(0, max(axis.get_ylim()[1], 1.3 * values.max()))
     axis.legend(loc="upper right")
@@ -1235,8 +1232,8 @@ def plot_history(history, path, panels):
         for column, label in curves.items():
             rows = [row for row in history if row.get(column, "") != ""]
             axis.plot([row["epoch"] for row in rows], [row[column] for row in rows], ".-", label=label)
-        low, high = min(0, axis.dataLim.y0), max(0.01, axis.dataLim.y1)
-        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(low, 1.08 * high))
+        limits = min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1)
+        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=limits)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
@@ -1377,10 +1374,8 @@ def report_mtd(folder, config, data, model, epoch):
 
 def run_gradcam(config, data):
     """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
-    choices = [config.weights] if config.weights else [Path(config.results_dir, "mtd/best.pt"), Path(config.save_dir, "mtd.pt")]
-    weights = next((p for p in choices if Path(p).exists()), None)
-    if not weights:
-        raise UsageError(f"--task gradcam: no weights at {choices[0]}; train with --task mtd first, or give --weights FILE")
+    trained = Path(config.results_dir, "mtd/best.pt")
+    weights = config.weights or (trained if trained.exists() else Path(config.save_dir, "mtd.pt"))
     generator, model, state = load_networks(weights, "mtd", data.device)
     test, folder, loss = data.split("test"), Path(config.results_dir, "gradcam"), state["config"]["loss"]
     for key, value in {"classes": data.classes, **{k: getattr(config, k) for k in ("view", "image_size", "channels")}}.items():
@@ -1413,14 +1408,14 @@ def compare(config):
     (folder := Path(config.results_dir, "all")).mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
     curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): 0 fake, 1 real", "d_fake": "D(G(z)): 0 fake, 1 real"}
-    runs = ("gan", axes[0, 0], "tab:blue", "before: DCGAN"), ("mtd", axes[0, 1], "tab:red", "after: with the head")
-    for task, axis, colour, name in runs:
-        generator, _, state = load_networks(Path(config.results_dir, task, "last.pt"), task)
+    ends = [load_networks(Path(config.results_dir, task, "last.pt"), task) for task in ("gan", "mtd")]
+    for (generator, _, state), axis, colour, name in zip(ends, axes[0], ("tab:blue", "tab:red"), ("DCGAN", "with the head")):
         axis.imshow(tile(sample(generator, latents(64, generator, config.seed))))
         axis.set(title=f"{name}, epoch {state['epoch']}, the same noise", xticks=[], yticks=[])
+        traces = state["traces"][-len(ends[1][2]["traces"]):].numpy()  # of the DCGAN the last part
         for curve, (key, text) in zip((axes[0, 2], *axes[1]), curves.items()):
-            draw_trace(curve, state["traces"][:, TRACES.index(key)].numpy(), colour, name)
-            curve.set(xlabel="iteration", ylabel=text, title=text)
+            draw_trace(curve, traces[:, TRACES.index(key)], colour, name, -len(traces) if state["task"] == "gan" else 0)
+            curve.set(xlabel="iterations since the head was added", ylabel=text, title=text)
     figure.savefig(folder / "before_after.png")
     print(f"all: before and after the head in {folder}")
 
@@ -1475,7 +1470,8 @@ def run_tasks(config, data):
     if first:
         print(data.table())
     for task in ("gan", "mtd") if config.task == "all" else {"gan", "mtd"} & {config.task}:
-        trainer, folder = train(task, config, data)
+        start = str(Path(config.results_dir, "gan/last.pt")) if (config.task, task) == ("all", "mtd") else config.weights
+        trainer, folder = train(task, dataclasses.replace(config, weights=start), data)
         if first:
             report_run(trainer, folder, data)
     if first and config.task in ("gradcam", "all"):
@@ -1497,4 +1493,8 @@ def main(work, arguments):
         return 130
 
 if __name__ == "__main__":
-    end_process(main(run, sys.argv[1:]))
+    code = main(run, sys.argv[1:])
+    if "LOCAL_RANK" in os.environ:  # not Python's own end: threads of gloo may hold tensors, and freeing them so late aborts
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -3,6 +3,7 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/classifiers.py --data_path DIR --out results/classifiers.jsonl      all models, 5 folds, 3 seeds
     python benchmarks/classifiers.py --data_path DIR --models mtd head --seeds 0          some of it
+    python benchmarks/classifiers.py --data_path DIR --time                               how long each takes, minutes
     python benchmarks/classifiers.py --out results/classifiers.jsonl --summary            only the tables of what is done
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
@@ -26,15 +27,17 @@ A fold never cuts a block of 8 neighbouring fields in name order, for neighbours
 a held-out fold within a run: its length is fixed and the last averaged weights answer once. The recipes of effnet, probe and
 resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation, the number of steps
 and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours mtd, head and conditional there.
-CPU seconds are the processor time of training a fold, which other work on the machine hardly changes.
 
 Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
-the next fold, and all folds of a seed before the next seed.
+the next fold, and all folds of a seed before the next seed. --time lets all models take a few steps in turn, several times,
+and writes beside --out, to classifier_times.json, what a fold's training takes from the medians: processor seconds, which
+other work on the machine changes little.
 """
 import argparse
 import copy
 import dataclasses
 import itertools
+import json
 import math
 import statistics
 import sys
@@ -182,34 +185,34 @@ def make_trainer(model, config, data, steps):
 
 
 def train_and_answer(model, config, train, held_out, epochs, steps):
-    """(probabilities (N, n) of the held-out cells, processor seconds of training, trained parameters of what answers)."""
-    trainer, start = make_trainer(model, config, train, epochs * steps), time.process_time()
+    """(probabilities (N, n) of the held-out cells, trained parameters of what answers)."""
+    trainer = make_trainer(model, config, train, epochs * steps)
     for epoch in range(epochs):
         trainer.set_rates(epoch / epochs)
         trainer.train_epoch(train, steps, s.tqdm(disable=True))
-    seconds, average = time.process_time() - start, trainer.averages["discriminator"]
+    average = trainer.averages["discriminator"]
     if model in ("effnet", "resnet18"):
         probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out)
     else:
         probabilities = s.predict(average, held_out, config.loss, turns=8)["probabilities"]
-    return probabilities, seconds, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
+    return probabilities, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
 
 
 def probe(train, held_out):
-    """The same three of the logistic regression; its seconds include the features of the training cells."""
+    """The same two of the logistic regression."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    backbone, start = pretrained().eval().to(train.device), time.process_time()
+    backbone = pretrained().eval().to(train.device)
 
     def features(data):
         return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data)
 
     fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
     fitted.fit(features(train), train.labels.cpu().numpy())
-    seconds, probabilities = time.process_time() - start, np.zeros((len(held_out), len(train.classes)))
+    probabilities = np.zeros((len(held_out), len(train.classes)))
     probabilities[:, fitted.classes_] = fitted.predict_proba(features(held_out))  # a rare class may lack in training
-    return probabilities, seconds, fitted[-1].coef_.size + fitted[-1].intercept_.size
+    return probabilities, fitted[-1].coef_.size + fitted[-1].intercept_.size
 
 
 def known_runs(path):
@@ -224,17 +227,27 @@ def complete_seeds(runs, model):
     return [records for _, records in sorted(mine.items()) if len(records) == len(folds)]
 
 
-def do_runs(flags):
-    """Do what of the models, seeds and folds --out lacks. Raises UsageError if what it has is of other cells or steps."""
+def load(flags):
+    """(config, all cells, their folds) of a command line."""
     config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
                       device=flags.device)
-    data, runs = s.load_data(config, s.pick_device(flags.device)), known_runs(flags.out)
+    data = s.load_data(config, s.pick_device(flags.device))
     if flags.smoke:
         data = s.MalariaDataset(data.images, data.index, data.rows[::6], data.device)
-    folds = enumerate(folds_of(data, flags.folds))
-    for seed, (fold, rows), model in itertools.product(flags.seeds, folds, flags.models):
-        kind = Enlarged if model in ("effnet", "probe") else s.MalariaDataset
-        train, held_out = (kind(data.images, data.index, r, data.device) for r in rows)
+    return config, data, folds_of(data, flags.folds)
+
+
+def cells_of(model, data, rows):
+    """Some cells as a model sees them."""
+    kind = Enlarged if model in ("effnet", "probe") else s.MalariaDataset
+    return kind(data.images, data.index, rows, data.device)
+
+
+def do_runs(flags):
+    """Do what of the models, seeds and folds --out lacks. Raises UsageError if what it has is of other cells or steps."""
+    (config, data, folds), runs = load(flags), known_runs(flags.out)
+    for seed, (fold, rows), model in itertools.product(flags.seeds, enumerate(folds), flags.models):
+        train, held_out = (cells_of(model, data, r) for r in rows)
         epochs, steps = length(model, flags, config, len(train))
         record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
                   "classes": data.classes, "labels": held_out.labels.tolist()}
@@ -242,12 +255,31 @@ def do_runs(flags):
             if any(done[k] != v for k, v in record.items()):
                 raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells or steps; give another --out")
             continue
-        probabilities, seconds, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
+        probabilities, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
             model, dataclasses.replace(config, seed=seed), train, held_out, epochs, steps)
-        append_run(flags.out, {**record, "cpu_seconds": round(seconds, 2), "parameters": parameters,
-                               "probabilities": [[round(float(p), 4) for p in row] for row in probabilities]})
+        append_run(flags.out, {**record, "parameters": parameters, "probabilities": [
+            [round(float(p), 4) for p in row] for row in probabilities]})
         right = (probabilities.argmax(1) == held_out.labels.cpu().numpy()).sum()
-        print(f"seed {seed} fold {fold} {model}: {right} of {len(held_out)} cells right, {seconds:.0f} s", flush=True)
+        print(f"seed {seed} fold {fold} {model}: {right} of {len(held_out)} cells right", flush=True)
+
+
+def time_models(flags):
+    """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full."""
+    (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 7, 1 if flags.smoke else 8
+    trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in flags.models}, {m: [] for m in flags.models}
+    totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
+    trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in flags.models if m != "probe"}
+    for _, model in itertools.product(range(rounds), flags.models):
+        start = time.process_time()
+        if model == "probe":
+            probe(trains[model], trains[model])
+        else:
+            trainers[model].train_epoch(trains[model], some, s.tqdm(disable=True))
+        seconds[model].append((time.process_time() - start) * (totals[model] / some or 1))
+    found = {m: round(statistics.median(v), 1) for m, v in seconds.items()}
+    Path(flags.out.parent, "classifier_times.json").write_text(json.dumps(found, indent=1))
+    print(s.text_table([["model", "processor seconds a fold", "over effnet"], *(
+        [m, f"{v:.0f}", f"{v / found['effnet']:.3f}" if "effnet" in found else ""] for m, v in found.items())]))
 
 
 def scores(records):
@@ -269,9 +301,8 @@ def score_table(runs):
         columns = {name: [found[name] for found in seeds] for name in seeds[0]}
         ranges = [f" ({min(v):.3f}-{max(v):.3f})" if i < 3 else "" for i, v in enumerate(columns.values())]
         means = [f"{statistics.mean(v):.3f}{r}" for v, r in zip(columns.values(), ranges)]
-        rows.append([model, len(mine), *means, f"{mine[0]['parameters']:,}",
-                     f"{statistics.median(r['cpu_seconds'] for r in mine):.0f}"])
-    return s.text_table([["model", "runs", *columns, "parameters", "CPU seconds"], *rows])
+        rows.append([model, len(mine), *means, f"{mine[0]['parameters']:,}"])
+    return s.text_table([["model", "runs", *columns, "parameters"], *rows])
 
 
 def balanced_gain(runs, a, b, draws=2000):
@@ -315,6 +346,7 @@ def parse_flags(arguments):
     parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of mtd, head and conditional")
     parser.add_argument("--peer_steps", type=int, default=1000, help="of effnet and resnet18")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--time", action="store_true", help="only time a few steps of every model")
     parser.add_argument("--summary", action="store_true", help="only print the tables of --out")
     parser.add_argument("--smoke", action="store_true", help="a part of the demo set, 2 folds, 1 seed, 2 steps a model")
     flags = parser.parse_args(arguments)
@@ -328,6 +360,8 @@ def run(arguments):
     flags = parse_flags(arguments)
     with tempfile.TemporaryDirectory() as folder:
         flags.out = flags.out or Path(folder if flags.smoke else "results", "classifiers.jsonl")
+        if flags.time:
+            return time_models(flags)
         if not flags.summary:
             do_runs(flags)
         if not (runs := known_runs(flags.out)):

@@ -48,7 +48,7 @@ def run_experiments(data_path, out, quick):
     runs, weights = ROOT / "results" if own else out / "runs", out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     for task in ("gan", "mtd"):
-        train(task, data_path, runs)
+        train(task, data_path, runs, *(["--weights", runs / "gan/last.pt"] if task == "mtd" else []))
         best = runs / task / "best.pt"
         shutil.copy(best if best.exists() else best.with_name("last.pt"), weights / f"{task}.pt")
     config = config_of(runs / "mtd")
@@ -71,6 +71,7 @@ def benchmark(data_path, out, weights):
         call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
               out / (name if name == "sweep" else f"{name}.jsonl"),
               *(["--weights", weights / "conditional.pt"] if name == "conditional" else [])])
+    call([sys.executable, ROOT / "benchmarks/classifiers.py", "--data_path", data_path, "--out", out / "classifiers.jsonl", "--time"])
 
 
 def config_of(run):
@@ -174,7 +175,6 @@ def numbers(results, weights, benchmarks):
     out["parameters"] = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     histories = {task: json.loads((results / task / "history.json").read_text()) for task in ("gan", "mtd")}
     out["training"] = {task: training(history) for task, history in histories.items()}
-    out["equal_steps"] = equal_steps(*(histories[task]["rows"] for task in ("gan", "mtd")))
     out["layers"] = {name: layers(network, found["gan/config"]["config"]) for name, network in networks.items()}
     runs = classifiers.known_runs(benchmarks / "classifiers.jsonl")
     for model in ("mtd", "head", "effnet"):
@@ -182,33 +182,24 @@ def numbers(results, weights, benchmarks):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]
     out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"]}
-    out["classifiers"] = classifier_numbers(runs)
+    out["classifiers"] = classifier_numbers(runs, json.loads((benchmarks / "classifier_times.json").read_text()))
     out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
     out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
     out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
+    out["starts"] = start_numbers(json.loads((HERE / "results/starts.json").read_text()))
     return out
 
 
 def training(history):
     """What a run took and how it ended."""
-    rows = history["rows"]
-    return {"epochs": len(rows), "steps": rows[-1]["step"], "minutes": sum(r["seconds"] for r in rows) / 60,
-            "last": tail(rows), "strength": history["strength"]}
+    rows, ends = history["rows"], max(1, min(10, len(history["rows"]) // 4))
+    return {"epochs": len(rows), "ends": ends, "steps": rows[-1]["step"], "minutes": sum(r["seconds"] for r in rows) / 60,
+            "last": tail(rows[-ends:]), "strength": history["strength"]}
 
 
-def equal_steps(gan, mtd, constant=0.8):
-    """The last number of steps, of the share in which the rates are constant, after which both generators were measured, and
-    their KID to the training cells there."""
-    measured = [{r["step"]: r["kid_train"] for r in rows[:int(constant * len(rows))] if r.get("kid_train", "") != ""}
-                for rows in (gan, mtd)]
-    step = max(set(measured[0]) & set(measured[1]), default=0)
-    return {"steps": step, **{name: found.get(step, "") for name, found in zip(("gan", "mtd"), measured)}}
-
-
-def tail(history, count=10):
-    """Mean of every number over the last epochs."""
-    rows = history[-count:]
+def tail(rows):
+    """Mean of every number over some epochs."""
     return {k: statistics.mean(r[k] for r in rows) for k in rows[-1] if all(isinstance(r.get(k), float) for r in rows)}
 
 
@@ -219,18 +210,27 @@ def layers(network, config):
     return [re.split(r"\s{2,}", line.strip()) for line in s.summarise(network, example).strip().splitlines()[2:]]
 
 
-def classifier_numbers(runs):
-    """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation."""
+def classifier_numbers(runs, times):
+    """{"models": {model: {"seconds": of times, score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation."""
     models = {}
     for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
         seeds = classifiers.complete_seeds(runs, model)
         mine, found = sum(seeds, []), list(map(classifiers.scores, seeds))
-        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"],
-                         "seconds": statistics.median(r["cpu_seconds"] for r in mine),
-                         **{k: spread([f[k] for f in found]) for k in found[0]}}
+        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model], **{
+            k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
     return {"models": models, "gains": gains}
+
+
+def start_numbers(runs):
+    """A row for each start of an MTD: means and ranges over the seeds, val and test cells pooled."""
+    rows = []
+    for start in dict.fromkeys(r["start"] for r in runs):
+        mine = [r for r in runs if r["start"] == start]
+        rows.append({"start": start, "seeds": len(mine), "steps": mine[0]["steps"], "n": mine[0]["n"], **{
+            k: spread([r[k] for r in mine]) for k in ("accuracy", "balanced", "kid_train")}})
+    return rows
 
 
 def conditional_numbers(runs):
@@ -289,10 +289,12 @@ def figures(results, weights, panels, benchmarks, told, out):
     s.plot_history(rows["mtd"], out / "head.svg", {
         text: {f"{split}_{key}": split for split in ("train", "val")}
         for key, text in dict(loss="loss (nats)", accuracy="accuracy", balanced_accuracy="balanced accuracy").items()})
-    draw_traces(out / "losses.svg", [("J(G) of the DCGAN", "loss_g", [(gan, "J(G)")]),
-                                     ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)")])])
-    draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN"), (mtd, "with the head")]) for key, title in dict(
-        loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()])
+    draw_traces(out / "losses.svg", [("J(G) of the DCGAN", "loss_g", [(gan, "J(G)", 0)]),
+                                     ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)", 0)])])
+    shown = len(mtd["loss_g"]) if config_of(results / "mtd")["weights"] else 0  # the end of the DCGAN that got the head, or all
+    draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN", -shown), (mtd, "with the head", 0)]) for key, title in dict(
+        loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()],
+        "iterations since the head was added" if shown else "iteration")
     draw_samples(out, results / "gan/samples", weights, told)
     names = {"script": "this DCGAN", "assignment": "plain recipe", "tutorial": "tutorial's", "torchgan": "torchgan's"}
     draw_strips(out / "generators.png", {name: s.read_image(found[0])[:68] for model, name in names.items()
@@ -351,13 +353,14 @@ def draw_blocks(axis, shapes):
     axis.set(xlim=(-0.6, x - 0.3), ylim=(-2.6, 1.9), xticks=[], yticks=[], frame_on=False)
 
 
-def draw_traces(path, panels):
-    """Panels [(title, key, [(traces, label), ...]), ...]: raw values under moving averages."""
+def draw_traces(path, panels, unit="iteration"):
+    """Panels [(title, key, [(traces, label, start), ...]), ...]: raw values under moving averages; from a start below 0 only
+    what lies before 0."""
     figure, axes = s.pyplot().subplots(math.ceil(len(panels) / 2), 2, figsize=(10, 2.9 * math.ceil(len(panels) / 2)))
     for axis, (title, key, curves) in zip(axes.flat, panels):
-        for (traces, label), colour in zip(curves, ("tab:blue", "tab:red")):
-            s.draw_trace(axis, traces[key].astype(np.float32), colour, label)
-        axis.set(title=title, xlabel="iteration")
+        for (traces, label, start), colour in zip(curves, ("tab:blue", "tab:red")):
+            s.draw_trace(axis, traces[key][start:].astype(np.float32), colour, label, start)
+        axis.set(title=title, xlabel=unit)
         for line in axis.lines:  # tens of thousands of points are no good as vectors
             line.set_rasterized(True)
     figure.savefig(path, dpi=200)

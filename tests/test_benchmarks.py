@@ -26,3 +26,12 @@ def test_smoke_forms(program, tmp_path):
     models = {"generators": ["script", "tutorial", "torchgan", "floor"], "classifiers": ["mtd", "head", "effnet", "resnet18"],
               "conditional": ["real", "generated", "both", "of 8 generated"], "sweep": ["default", "batch 16", "SGD"]}
     assert all(any(line.startswith(model) for line in table) for model in models[program])
+
+
+def test_times_of_classifiers(tmp_path):
+    """Every classifier has its processor seconds."""
+    command = [sys.executable, ROOT / "benchmarks/classifiers.py", "--smoke", "--time", "--out", tmp_path / "out.jsonl"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    times = json.loads((tmp_path / "classifier_times.json").read_text())
+    assert set(times) == {"mtd", "head", "conditional", "effnet", "probe", "resnet18"} and min(times.values()) > 0
