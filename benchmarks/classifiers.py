@@ -269,13 +269,14 @@ def time_models(flags):
     trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in flags.models}, {m: [] for m in flags.models}
     totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
     trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in flags.models if m != "probe"}
-    for _, model in itertools.product(range(rounds), flags.models):
+    for _, model in itertools.product(range(rounds), trainers):
         start = time.process_time()
-        if model == "probe":
-            probe(trains[model], trains[model])
-        else:
-            trainers[model].train_epoch(trains[model], some, s.tqdm(disable=True))
-        seconds[model].append((time.process_time() - start) * (totals[model] / some or 1))
+        trainers[model].train_epoch(trains[model], some, s.tqdm(disable=True))
+        seconds[model].append((time.process_time() - start) * totals[model] / some)
+    if "probe" in flags.models:
+        start = time.process_time()
+        probe(trains["probe"], trains["probe"])
+        seconds["probe"].append(time.process_time() - start)
     found = {m: round(statistics.median(v), 1) for m, v in seconds.items()}
     Path(flags.out.parent, "classifier_times.json").write_text(json.dumps(found, indent=1))
     print(s.text_table([["model", "processor seconds a fold", "over effnet"], *(

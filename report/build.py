@@ -71,7 +71,8 @@ def benchmark(data_path, out, weights):
         call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
               out / (name if name == "sweep" else f"{name}.jsonl"),
               *(["--weights", weights / "conditional.pt"] if name == "conditional" else [])])
-    call([sys.executable, ROOT / "benchmarks/classifiers.py", "--data_path", data_path, "--out", out / "classifiers.jsonl", "--time"])
+    call([sys.executable, ROOT / "benchmarks/classifiers.py", "--data_path", data_path, "--out", out / "classifiers.jsonl",
+          "--time"])
 
 
 def config_of(run):
@@ -211,7 +212,8 @@ def layers(network, config):
 
 
 def classifier_numbers(runs, times):
-    """{"models": {model: {"seconds": of times, score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation."""
+    """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation; times:
+    {model: processor seconds of a fold}."""
     models = {}
     for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
         seeds = classifiers.complete_seeds(runs, model)
@@ -291,7 +293,7 @@ def figures(results, weights, panels, benchmarks, told, out):
         for key, text in dict(loss="loss (nats)", accuracy="accuracy", balanced_accuracy="balanced accuracy").items()})
     draw_traces(out / "losses.svg", [("J(G) of the DCGAN", "loss_g", [(gan, "J(G)", 0)]),
                                      ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)", 0)])])
-    shown = len(mtd["loss_g"]) if config_of(results / "mtd")["weights"] else 0  # the end of the DCGAN that got the head, or all
+    shown = len(mtd["loss_g"]) if config_of(results / "mtd")["weights"] else 0  # of the DCGAN: its end, or all
     draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN", -shown), (mtd, "with the head", 0)]) for key, title in dict(
         loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()],
         "iterations since the head was added" if shown else "iteration")

@@ -94,7 +94,8 @@ def test_bf16_follows_fp32(task):
 
 
 @pytest.mark.parametrize("processor, fast", [
-    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="Intel Xeon"), False), (dict(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon"), True),
+    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="Intel Xeon"), False),
+    (dict(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon"), True),
     (dict(avx512_bf16=True, amx_bf16=False, cpu_name="AMD EPYC"), True), (dict(avx2=True), False)])
 def test_auto_takes_bf16_only_where_it_is_fast(monkeypatch, processor, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
