@@ -1,7 +1,7 @@
 """DCGAN, multi-task discriminator and Grad-CAM for malaria blood-smear cells, in one script.
 
     python rollNumber_05.py                                     demo set (extras/demo_set.py), every task, minutes
-    python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd, then gradcam, then before/after the head
+    python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd on it, then gradcam, then before/after
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
 
 Data layouts, found by looking: M5 Pascal-VOC XML (HCM/LCM, 100x/400x/1000x, split folders or lists), IML
