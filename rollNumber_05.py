@@ -1083,7 +1083,7 @@ def latents(n, generator, seed, labels=None):
 def sample(generator, noise, batch_size=64):
     """Images for noise (N, latent): uint8 numpy (N, S, S, C)."""
     with evaluating(generator):
-        return np.concatenate([to_uint8(generator(z.to(generator.project[0].weight.device))) for z in noise.split(batch_size)])
+        return np.concatenate([to_uint8(generator(z.to(next(generator.parameters()).device))) for z in noise.split(batch_size)])
 
 def to_uint8(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
