@@ -1198,7 +1198,7 @@ def write_image(path, image, caption=""):
 def draw_trace(axis, values, colour, label, start=0):
     """Raw values, the first at `start`, in a light line under their moving average over 1/50 of the run."""
     width = max(1, len(values) // 50)
-    smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), "edge"), np.ones(width) / width, "valid")
+    smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), "reflect"), np.ones(width) / width, "valid")
     axis.plot(range(start, start + len(values)), values, color=colour, alpha=0.2, linewidth=0.6)
     axis.plot(range(start, start + len(values)), smooth, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
