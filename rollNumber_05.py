@@ -42,7 +42,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
 
 # ================================================== config ==================================================
-EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40, "mtd on gan": 12}, ("adam", "rmsprop", "sgd"), 1
+EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40, "head": 12}, ("adam", "rmsprop", "sgd"), 1
 
 def flag(default, help, choices=None, low=None, high=None):
     """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
@@ -887,8 +887,7 @@ class Trainer:
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
 
 def make_run_folder(config, task, data):
-    """Make results/<task>; an earlier run's folder is moved aside unless this run goes on with it. Its config.json says what
-    was run: flags, versions, device, git commit and the data's splits."""
+    """Make results/<task> with config.json, what is run; an earlier run's folder is moved aside unless this goes on with it."""
     folder = Path(config.results_dir, task)
     if (folder / "last.pt").exists() and resume_path(config, task) != folder / "last.pt":
         kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{task}.old-{i}")).exists())
@@ -906,8 +905,7 @@ def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer, folder = Trainer(task, config, data.classes, data.device), Path(config.results_dir, task)
     cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
-    (rank, world), on_gan = processes(), " on gan" if task == "mtd" and config.weights else ""
-    epochs = config.epochs or (EPOCHS[task + on_gan] if config.data_path else 12)
+    (rank, world), epochs = processes(), config.epochs or (EPOCHS["head" if config.weights else task] if config.data_path else 12)
     if len(cells) < 4 or task == "mtd" and not (len(data.classes) > 1 and len(looked_at["val"]) and len(data.split("test"))):
         raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):
@@ -919,7 +917,7 @@ def train(task, config, data):
             trainer.best = -math.inf  # that epoch stays behind
             if trainer.epoch >= epochs:
                 raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
-    elif on_gan and rank == 0:  # the others get it from the first, which may still be writing it
+    elif config.weights and rank == 0:  # the others get it from the first, which may still be writing it
         trainer.start_from(config.weights)
     trainer.share()
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
@@ -988,7 +986,7 @@ def read_checkpoint(path, task=None):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; --task gan or mtd writes one, --weights names another")
+        raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
         raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not isinstance(state.get("config"), dict):
@@ -1026,7 +1024,8 @@ def resumed_config(given):
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
     if not old:
         raise UsageError(f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; leave --resume out")
-    return Config(**{**old, "resume": config.resume, "task": config.task, "json": False, "overwrite": False, **given})
+    return Config(**{**old, "json": False, "overwrite": False, **given, "resume": config.resume, "task": config.task,
+                     "weights": old["weights"] if config.task == "mtd" else ""})
 
 # ================================================ evaluation =================================================
 def views(images):
@@ -1346,9 +1345,8 @@ def report_run(trainer, folder, data):
     known, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
     gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known['train']} training cells; 1 is the "
             "usual distance of a training cell to its nearest other", quality.neighbours(images))
-    about = {**found, "n": {"generated": quality.GENERATED, **known}, "epoch": state["epoch"],
-             "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}
-    (folder / "quality.json").write_text(json.dumps(about, indent=1))
+    (folder / "quality.json").write_text(json.dumps({**found, "n": {"generated": quality.GENERATED, **known}, "epoch": state[
+        "epoch"], "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}, indent=1))
     print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
     if task == "mtd":
         report_mtd(folder, config, data, discriminator, state["epoch"])
@@ -1441,6 +1439,8 @@ def parse_flags(arguments):
 def config_from(arguments):
     """The Config of a command line: what is given, over the run to go on with, or over the recipe, or over the defaults."""
     given = parse_flags(arguments)
+    if given.get("weights") and given.get("task") not in ("mtd", "gradcam"):
+        raise UsageError("--weights goes with --task mtd or gradcam; --task all takes what it has trained itself")
     return resumed_config(given) if given.get("resume") else Config(**{**RECIPES.get(given.get("recipe"), {}), **given})
 
 def run(arguments):

@@ -30,8 +30,8 @@ and the weight of J(C) were chosen on IML cells, partly on these very folds, whi
 
 Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
 the next fold, and all folds of a seed before the next seed. --time lets all models take a few steps in turn, several times,
-and writes beside --out, to classifier_times.json, what a fold's training takes from the medians: processor seconds, which
-other work on the machine changes little.
+and writes beside --out, to classifier_times.json, what a fold's training takes by the medians, in processor seconds: in turn,
+because other work on the machine changes them.
 """
 import argparse
 import copy

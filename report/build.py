@@ -294,7 +294,8 @@ def figures(results, weights, panels, benchmarks, told, out):
     draw_traces(out / "losses.svg", [("J(G) of the DCGAN", "loss_g", [(gan, "J(G)", 0)]),
                                      ("J(D) of the DCGAN", "loss_d", [(gan, "J(D)", 0)])])
     shown = len(mtd["loss_g"]) if config_of(results / "mtd")["weights"] else 0  # of the DCGAN: its end, or all
-    draw_traces(out / "before_after.svg", [(title, key, [(gan, "DCGAN", -shown), (mtd, "with the head", 0)]) for key, title in dict(
+    draw_traces(out / "before_after.svg", [
+        (title, key, [(gan, "DCGAN", -shown), (mtd, "with the head", 0)]) for key, title in dict(
         loss_g="J(G)", loss_d="J(D)", d_real="D(x): 0 fake, 1 real", d_fake="D(G(z)): 0 fake, 1 real").items()],
         "iterations since the head was added" if shown else "iteration")
     draw_samples(out, results / "gan/samples", weights, told)
@@ -361,7 +362,8 @@ def draw_traces(path, panels, unit="iteration"):
     figure, axes = s.pyplot().subplots(math.ceil(len(panels) / 2), 2, figsize=(10, 2.9 * math.ceil(len(panels) / 2)))
     for axis, (title, key, curves) in zip(axes.flat, panels):
         for (traces, label, start), colour in zip(curves, ("tab:blue", "tab:red")):
-            s.draw_trace(axis, traces[key][start:].astype(np.float32), colour, label, start)
+            values = traces[key][start:].astype(np.float32)
+            s.draw_trace(axis, values, colour, label, -len(values) if start else 0)
         axis.set(title=title, xlabel=unit)
         for line in axis.lines:  # tens of thousands of points are no good as vectors
             line.set_rasterized(True)

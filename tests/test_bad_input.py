@@ -97,7 +97,8 @@ DATA = [  # --data_path of --task data; what the error must name
 
 RUNS = [  # appended to a tiny run; what the error must name
     ("--data_path one_class --task mtd", "--task mtd"), ("--task gan --seed 18446744073709551616", "--seed"),
-    ("--task gradcam", "--weights"), ("--task gradcam --weights nothing.pt", "nothing.pt"),
+    ("--task gradcam", "mtd.pt"), ("--task all --weights trained/gan.pt", "--weights"),
+    ("--task gan --weights trained/gan.pt", "--weights"), ("--task gradcam --weights nothing.pt", "nothing.pt"),
     ("--task gradcam --weights trained/gan.pt", "trained/gan.pt"),
     ("--task mtd --weights trained/gan.pt --latent_dim 50", "--latent_dim"),
     ("--task mtd --weights nothing.pt", "nothing.pt"), ("--task gradcam --weights note.txt", "note.txt"),

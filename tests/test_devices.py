@@ -18,7 +18,7 @@ config = s.Config(**{config!r})
 with s.process_group(torch.device("cpu")):
     data = s.load_data(config)
     for task in ("gan", "mtd"):
-        trainer, _ = s.train(task, config, data)
+        trainer, _ = s.train(task, s.dataclasses.replace(config, weights="r/gan/last.pt" if task == "mtd" else ""), data)
         held = {{"weights": trainer.state()["weights"], "strength": trainer.strength, "traces": trainer.traces}}
         torch.save({{**held, "first": trainer.batches(data, 2)}}, f"{{config.results_dir}}/{{task}}{{s.processes()[0]}}.pt")
 sys.stdout.flush()
