@@ -113,6 +113,13 @@ def test_an_mtd_starts_from_a_dcgan(demo, conditional):
         trainer.start_from(demo[0] / "weights/mtd.pt")
 
 
+def test_a_resumed_run_keeps_what_it_started_from(demo, monkeypatch):
+    """--resume of the MTD alone knows its DCGAN, whatever --weights says now; --task all takes what it trained anyway."""
+    monkeypatch.chdir(demo[0])
+    assert s.config_from(["--task", "mtd", "--resume", "--weights", "other.pt"]).weights == str(Path("results/gan/last.pt"))
+    assert s.config_from(["--task", "all", "--resume"]).weights == ""
+
+
 def test_a_finished_run_never_replaces_weights_silently(demo, script):
     """A second run leaves the weights, keeps the first run's folder beside its own and says so."""
     folder, _ = demo
