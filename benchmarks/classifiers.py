@@ -8,6 +8,8 @@
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
 mtd          the script's --task mtd with its defaults: 40 epochs of 100 steps of 32 (or of a pass if that is longer)
+on_gan       mtd as --task all trains it: 12 such epochs on top of a DCGAN, here of the fold's training cells, 200 epochs that
+             are told no stage. A fold has one DCGAN, of seed 0, kept beside --out for all seeds
 head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task:
              just J(C)
 conditional  mtd with --conditional
@@ -55,8 +57,9 @@ sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
 from peers import append_run, read_runs  # noqa: E402
 
-MODELS = ("mtd", "head", "conditional", "effnet", "probe", "resnet18")
-COMPARED = [(m, "effnet") for m in MODELS if m != "effnet"] + [("mtd", "head"), ("conditional", "head"), ("conditional", "mtd")]
+MODELS = ("mtd", "on_gan", "head", "conditional", "effnet", "probe", "resnet18")
+COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("on_gan", "mtd"), ("mtd", "head"), ("on_gan", "head"),
+            ("conditional", "head"), ("conditional", "mtd")]
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
 
 
@@ -168,8 +171,10 @@ def length(model, flags, config, cells):
         return 0, 0
     if flags.smoke:
         return 1, 2
-    return (1, flags.peer_steps) if model in ("effnet", "resnet18") else (
-        flags.epochs, max(config.min_steps, math.ceil(cells / config.batch_size)))
+    if model in ("effnet", "resnet18"):
+        return 1, flags.peer_steps
+    epochs = {"on_gan": flags.head_epochs, "dcgan": flags.gan_epochs}.get(model, flags.epochs)
+    return epochs, max(config.min_steps, math.ceil(cells / config.batch_size))
 
 
 def make_trainer(model, config, data, steps):
@@ -181,12 +186,30 @@ def make_trainer(model, config, data, steps):
         return Scheduled(config, data, resnet18, lambda m: {m: 1e-3}, 0.05, steps)
     if model == "head":
         return Supervised(config, data)
+    if model == "dcgan":
+        return s.Trainer("gan", config, data.classes, data.device)
     return s.Trainer("mtd", dataclasses.replace(config, conditional=model == "conditional"), data.classes, data.device)
 
 
-def train_and_answer(model, config, train, held_out, epochs, steps):
-    """(probabilities (N, n) of the held-out cells, trained parameters of what answers)."""
+def train_dcgan(config, data, epochs, steps, path):
+    """Train the DCGAN under an MTD, its state in path after every epoch; goes on from what is there. Raises UsageError."""
+    trainer = make_trainer("dcgan", dataclasses.replace(config, task="gan", epochs=epochs), data, epochs * steps)
+    if path.exists():
+        state = s.read_checkpoint(path, "gan")
+        if state["config"] != trainer.state()["config"]:
+            raise s.UsageError(f"{path}: made with other settings; delete it or give another --out")
+        trainer.load(state)
+    while trainer.epoch < epochs:
+        trainer.set_rates(trainer.epoch / epochs)
+        trainer.train_epoch(data, steps, s.tqdm(disable=True))
+        s.write_checkpoint(trainer.state(), path)
+
+
+def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
+    """(probabilities (N, n) of the held-out cells, trained parameters of what answers). start: the DCGAN's file."""
     trainer = make_trainer(model, config, train, epochs * steps)
+    if start:
+        trainer.start_from(start)
     for epoch in range(epochs):
         trainer.set_rates(epoch / epochs)
         trainer.train_epoch(train, steps, s.tqdm(disable=True))
@@ -255,8 +278,11 @@ def do_runs(flags):
             if any(done[k] != v for k, v in record.items()):
                 raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells or steps; give another --out")
             continue
+        start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model == "on_gan" else None
+        if start:
+            train_dcgan(config, train, *length("dcgan", flags, config, len(train)), start)
         probabilities, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
-            model, dataclasses.replace(config, seed=seed), train, held_out, epochs, steps)
+            model, dataclasses.replace(config, seed=seed), train, held_out, epochs, steps, start)
         append_run(flags.out, {**record, "parameters": parameters, "probabilities": [
             [round(float(p), 4) for p in row] for row in probabilities]})
         right = (probabilities.argmax(1) == held_out.labels.cpu().numpy()).sum()
@@ -264,11 +290,14 @@ def do_runs(flags):
 
 
 def time_models(flags):
-    """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full."""
+    """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full.
+
+    on_gan's are without its DCGAN, which has a row of its own."""
     (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 7, 1 if flags.smoke else 8
-    trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in flags.models}, {m: [] for m in flags.models}
+    models = [*flags.models, *(["dcgan"] if "on_gan" in flags.models else [])]
+    trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in models}, {m: [] for m in models}
     totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
-    trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in flags.models if m != "probe"}
+    trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in models if m != "probe"}
     for _, model in itertools.product(range(rounds), trainers):
         start = time.process_time()
         trainers[model].train_epoch(trains[model], some, s.tqdm(disable=True))
@@ -344,7 +373,9 @@ def parse_flags(arguments):
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of mtd, head and conditional")
+    parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of mtd, head, conditional")
+    parser.add_argument("--head_epochs", type=int, default=s.EPOCHS["head"], help="of on_gan")
+    parser.add_argument("--gan_epochs", type=int, default=s.EPOCHS["gan"], help="of the DCGAN under on_gan")
     parser.add_argument("--peer_steps", type=int, default=1000, help="of effnet and resnet18")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="only time a few steps of every model")
