@@ -790,18 +790,16 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def update(self, real, labels, decay):
-        """One D step and one G step; returns the five TRACES as a tensor, without waiting for the device.
+        """One D step and one G step on what `batches` gives; returns the five TRACES as a tensor, without waiting for the device.
 
-        Both updates see the same fakes in the same views, so G and its images' augmentation run once. With --augment an MTD's
-        head sees the whole batch with all augmentation, from which it learns best; real against fake is then played with half
-        of the batch, which costs G little, and with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
+        Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head learns best
+        from all augmentation, the game is played with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
-        cells = view(real, 1) if labels is not None and c.augment else None
-        real = real if cells is None else real[:max(1, len(real) // 2)]
+        real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
+            real[:-c.batch_size], view(real[-c.batch_size:], 1), labels[-c.batch_size:])
         noise = torch.randn(len(real), c.latent_dim, device=self.device)
-        told = labels[:len(real)] if self.nets["generator"].num_classes else None
-        if told is not None:
+        if (told := labels[:len(real)] if self.nets["generator"].num_classes else None) is not None:
             noise = torch.cat([noise, one_hot(told, len(self.classes))], 1)
         with self.autocast():
             fake = g(noise)
@@ -818,14 +816,18 @@ class Trainer:
         return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
 
     def batches(self, data, steps):
-        """Index batches of one epoch for this process: whole shuffled passes for the GAN, class-balanced draws for the MTD."""
-        size, (rank, world) = self.config.batch_size, processes()
-        number, draw = steps * size * world, torch.Generator().manual_seed(seeds(self.config, self.epoch))
+        """Index batches of one epoch for this process: shuffled passes for the GAN, class-balanced draws for the MTD. With
+        --augment those are its head's, after half a batch for the game, which needs no more: of passes, so that G learns the
+        data's own mix of classes, or, for a G that is told the class, the first of the head's."""
+        c, (rank, world), draw = self.config, processes(), torch.Generator().manual_seed(seeds(self.config, self.epoch))
+        number = steps * world * c.batch_size
         if self.task == "mtd":
-            order = torch.multinomial(data.sampling_weights().cpu().double(), number, replacement=True, generator=draw)
-        else:
-            order = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
-        return order[:number].view(steps, world, size)[:, rank]
+            drawn = torch.multinomial(data.sampling_weights().cpu().double(), number, True, generator=draw)
+            drawn = drawn.view(steps, world, -1)[:, rank]
+        passes = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
+        passes = passes[:number].view(steps, world, -1)[:, rank]
+        return passes if self.task == "gan" else drawn if not c.augment else torch.cat(
+            [(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1)
 
     def set_rates(self, done):
         """Both learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
@@ -842,7 +844,7 @@ class Trainer:
             self.step += 1
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
             traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], decay))
-            bar.update(len(indices) * world)
+            bar.update(self.config.batch_size * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])
                 weights = [p for net in self.nets.values() for p in net.parameters()] if i + 1 == len(batches) else []
@@ -855,8 +857,8 @@ class Trainer:
             dist.all_reduce(self.strength.div_(world))
         self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
         seconds = time.perf_counter() - start
-        return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
-                "images_per_second": round(batches.numel() * world / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
+        return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3), "images_per_second": round(
+            steps * self.config.batch_size * world / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
 
     def state(self):
         """The checkpoint: tensors and plain values only."""
@@ -1131,8 +1133,7 @@ class Quality:
         A conditional one draws the classes as often as they are among the train cells, and has a kid for each of them."""
         labels, real = self.parts["train"].labels, self.real["train"]
         spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
-        noise = latents(self.GENERATED, generator, seed, spread)
-        fake = self.features(sample(generator, noise))
+        fake = self.features(sample(generator, noise := latents(self.GENERATED, generator, seed, spread)))
         kids = {f"kid_{s}": self.kid(self.real[s], fake) for s in ("train", "val") if s in self.real}
         for i, name in enumerate(self.parts["train"].classes if generator.num_classes and labels.ndim == 1 else ()):
             kinds = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
@@ -1485,9 +1486,8 @@ def main(work, arguments):
         work(arguments)
         return 0
     except (UsageError, RuntimeError, OSError, MemoryError) as error:
-        wrong_usage = isinstance(error, UsageError)
-        print("error:" if wrong_usage else "failed:", *str(error).split(), file=sys.stderr)
-        return 2 if wrong_usage else 1
+        print("error:" if (wrong := isinstance(error, UsageError)) else "failed:", *str(error).split(), file=sys.stderr)
+        return 2 if wrong else 1
     except KeyboardInterrupt as stopped:
         print(f"\nstopped {stopped}", file=sys.stderr)
         return 130

@@ -7,12 +7,13 @@
     python benchmarks/classifiers.py --out results/classifiers.jsonl --summary            only the tables of what is done
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
-mtd          the script's --task mtd with its defaults: 40 epochs of 100 steps of 32 (or of a pass if that is longer)
-on_gan       mtd as --task all trains it: 12 such epochs on top of a DCGAN, here of the fold's training cells, 200 epochs that
-             are told no stage. A fold has one DCGAN, of seed 0, kept beside --out for all seeds
-head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task:
-             just J(C)
+mtd          the MTD as --task all trains it: 12 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
+             here of the fold's training cells: 200 such epochs that are told no stage. A fold has one DCGAN, of seed 0, kept
+             beside --out for all seeds and for
+head         the same classifier on the same DCGAN, with the same first weights of the head, batches, augmentation, optimiser and
+             steps, without the adversarial task: just J(C)
 conditional  mtd with --conditional
+scratch      head from random weights, 40 epochs: no adversarial task, neither before nor beside it
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
@@ -20,15 +21,15 @@ probe        logistic regression on that network's pooled features, frozen, aver
 resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32, about mtd's time on a processor: AdamW,
              1e-3, weight decay 0.05
 
-The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; mtd's and head's fall over
-the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation (effnet: of
-the enlarged image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter turns. All see
-the same 64x64 crops; effnet and probe get them enlarged.
+The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; those of the script's networks
+fall over the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation
+(effnet: of the enlarged image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter
+turns. All see the same 64x64 crops; effnet and probe get them enlarged.
 
 A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
 a held-out fold within a run: its length is fixed and the last averaged weights answer once. The recipes of effnet, probe and
 resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation, the number of steps
-and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours mtd, head and conditional there.
+and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours its networks there.
 
 Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
 the next fold, and all folds of a seed before the next seed. --time lets all models take a few steps in turn, several times,
@@ -57,9 +58,10 @@ sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
 from peers import append_run, read_runs  # noqa: E402
 
-MODELS = ("mtd", "on_gan", "head", "conditional", "effnet", "probe", "resnet18")
-COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("on_gan", "mtd"), ("mtd", "head"), ("on_gan", "head"),
-            ("conditional", "head"), ("conditional", "mtd")]
+MODELS = ("mtd", "head", "conditional", "scratch", "effnet", "probe", "resnet18")
+ON_DCGAN = ("mtd", "head", "conditional")
+COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), ("conditional", "head"),
+            ("conditional", "mtd"), ("head", "scratch"), ("mtd", "scratch")]
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
 
 
@@ -91,6 +93,10 @@ class Supervised(s.Trainer):
         for parts in (self.nets, self.averages, self.optimizers):
             del parts["generator"]
         self.nets["discriminator"].real_fake.requires_grad_(False)
+
+    def batches(self, data, steps):
+        """The head's part."""
+        return super().batches(data, steps)[:, -self.config.batch_size:]
 
     def update(self, real, labels, decay):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
@@ -173,7 +179,7 @@ def length(model, flags, config, cells):
         return 1, 2
     if model in ("effnet", "resnet18"):
         return 1, flags.peer_steps
-    epochs = {"on_gan": flags.head_epochs, "dcgan": flags.gan_epochs}.get(model, flags.epochs)
+    epochs = {"dcgan": flags.gan_epochs, "scratch": flags.scratch_epochs}.get(model, flags.epochs)
     return epochs, max(config.min_steps, math.ceil(cells / config.batch_size))
 
 
@@ -184,7 +190,7 @@ def make_trainer(model, config, data, steps):
         return Scheduled(config, data, FineTuned, lambda m: {m.backbone: 3e-4, m.classify: 3e-3}, 0.01, steps)
     if model == "resnet18":
         return Scheduled(config, data, resnet18, lambda m: {m: 1e-3}, 0.05, steps)
-    if model == "head":
+    if model in ("head", "scratch"):
         return Supervised(config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
@@ -278,7 +284,7 @@ def do_runs(flags):
             if any(done[k] != v for k, v in record.items()):
                 raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells or steps; give another --out")
             continue
-        start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model == "on_gan" else None
+        start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model in ON_DCGAN else None
         if start:
             train_dcgan(config, train, *length("dcgan", flags, config, len(train)), start)
         probabilities, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
@@ -292,9 +298,9 @@ def do_runs(flags):
 def time_models(flags):
     """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full.
 
-    on_gan's are without its DCGAN, which has a row of its own."""
+    Those on a DCGAN are without it: it has a row of its own."""
     (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 7, 1 if flags.smoke else 8
-    models = [*flags.models, *(["dcgan"] if "on_gan" in flags.models else [])]
+    models = [*flags.models, *(["dcgan"] if set(ON_DCGAN) & set(flags.models) else [])]
     trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in models}, {m: [] for m in models}
     totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
     trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in models if m != "probe"}
@@ -373,9 +379,9 @@ def parse_flags(arguments):
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of mtd, head, conditional")
-    parser.add_argument("--head_epochs", type=int, default=s.EPOCHS["head"], help="of on_gan")
-    parser.add_argument("--gan_epochs", type=int, default=s.EPOCHS["gan"], help="of the DCGAN under on_gan")
+    parser.add_argument("--epochs", type=int, default=s.EPOCHS["head"], help="of mtd, head and conditional")
+    parser.add_argument("--gan_epochs", type=int, default=s.EPOCHS["gan"], help="of the DCGAN under them")
+    parser.add_argument("--scratch_epochs", type=int, default=s.EPOCHS["mtd"], help="of scratch")
     parser.add_argument("--peer_steps", type=int, default=1000, help="of effnet and resnet18")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="only time a few steps of every model")

@@ -246,3 +246,19 @@ def test_a_conditional_generator_is_told_its_class():
     assert torch.equal(noise[:, :100], s.latents(5, plain, 0))
     other = torch.cat([noise[:, :100], noise[:, 100:].roll(1, 1)], 1)
     assert not torch.allclose(told(noise), told(other))
+
+
+def test_the_game_of_an_mtd_has_the_datas_own_classes_and_the_head_balanced_ones():
+    """Nine cells in ten are of class 0: so are the game's, half a batch, and half of the head's, a whole batch after it."""
+    index = {"classes": ["a", "b"], "rows": range(100), "labels": [0] * 90 + [1] * 10}
+    data = s.MalariaDataset(torch.zeros(100, 32, 32, 3, dtype=torch.uint8), index, range(100))
+
+    def classes(task="mtd", **flags):
+        trainer = s.Trainer(task, s.Config(batch_size=8, image_size=32, **flags), index["classes"], torch.device("cpu"))
+        return data.labels[trainer.batches(data, 500)]
+
+    assert classes("gan").shape == (500, 8) and classes("gan").float().mean() == pytest.approx(0.1, abs=0.02)
+    assert classes()[:, :4].float().mean() == pytest.approx(0.1, abs=0.02)
+    assert classes()[:, 4:].shape == (500, 8) and classes()[:, 4:].float().mean() == pytest.approx(0.5, abs=0.03)
+    told, shared = classes(conditional=True), classes(augment=False)
+    assert torch.equal(told[:, :4], told[:, 4:8]) and torch.equal(told[:, 4:], shared)
