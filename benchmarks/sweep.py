@@ -7,10 +7,10 @@
     python benchmarks/sweep.py --smoke
 
 Everything not named is the script's default; "epochs" alone change how many images are seen (the learning rates fall over
-the last epochs, so a longer run is not a shorter one continued). "with the head" is the MTD: its generator draws all classes
-equally often, and real against fake is played with half of its batch. Left in --out: runs.jsonl, a line a run (KID, precision and
-recall of 500 cells of the averaged weights after every quarter, losses in 200 means), a strip of samples from the same noise
-for each run, sweep.png and the table.
+the last epochs, so a longer run is not a shorter one continued). "with the head" is the MTD, from random weights: it plays
+real against fake with half as many cells a step. Left in --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells
+of the averaged weights after every quarter, losses in 200 means), a strip of samples from the same noise for each run, sweep.png
+and the table.
 """
 import argparse
 import itertools
