@@ -178,7 +178,7 @@ def numbers(results, weights, benchmarks):
     out["training"] = {task: training(history) for task, history in histories.items()}
     out["layers"] = {name: layers(network, found["gan/config"]["config"]) for name, network in networks.items()}
     runs = classifiers.known_runs(benchmarks / "classifiers.jsonl")
-    for model in ("mtd", "head", "effnet"):
+    for model in ("mtd", "head", "scratch", "effnet"):
         if not classifiers.complete_seeds(runs, model):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]
@@ -188,7 +188,6 @@ def numbers(results, weights, benchmarks):
     out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
     out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
-    out["starts"] = start_numbers(json.loads((HERE / "results/starts.json").read_text()))
     return out
 
 
@@ -212,27 +211,18 @@ def layers(network, config):
 
 
 def classifier_numbers(runs, times):
-    """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}} of the cross-validation; times:
-    {model: processor seconds of a fold}."""
+    """{"models": {model: {score: {mean, low, high}, ...}}, "gains": {"a-b": {mean, low, high}}, "dcgan_seconds": s} of the
+    cross-validation; times: {model, or the DCGAN under some: processor seconds of a fold}."""
     models = {}
     for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
         seeds = classifiers.complete_seeds(runs, model)
         mine, found = sum(seeds, []), list(map(classifiers.scores, seeds))
-        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model], **{
+        models[model] = {"runs": len(mine), "seeds": len(seeds), "steps": mine[0]["steps"],
+                         "parameters": mine[0]["parameters"], "seconds": times[model], **{
             k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
-    return {"models": models, "gains": gains}
-
-
-def start_numbers(runs):
-    """A row for each start of an MTD: means and ranges over the seeds, val and test cells pooled."""
-    rows = []
-    for start in dict.fromkeys(r["start"] for r in runs):
-        mine = [r for r in runs if r["start"] == start]
-        rows.append({"start": start, "seeds": len(mine), "steps": mine[0]["steps"], "n": mine[0]["n"], **{
-            k: spread([r[k] for r in mine]) for k in ("accuracy", "balanced", "kid_train")}})
-    return rows
+    return {"models": models, "gains": gains, "dcgan_seconds": times["dcgan"]}
 
 
 def conditional_numbers(runs):
