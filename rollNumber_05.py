@@ -42,7 +42,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
 
 # ================================================== config ==================================================
-EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40, "head": 12}, ("adam", "rmsprop", "sgd"), 1
+EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40}, ("adam", "rmsprop", "sgd"), 1
 
 def flag(default, help, choices=None, low=None, high=None):
     """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
@@ -80,7 +80,7 @@ class Config:
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
     beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
     batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40 or, on a DCGAN, 12, on the demo set 12", low=0)
+    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12 each", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
     ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine is fast in it", ("auto", "fp32", "bf16"))
@@ -907,7 +907,7 @@ def train(task, config, data):
     """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
     trainer, folder = Trainer(task, config, data.classes, data.device), Path(config.results_dir, task)
     cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
-    (rank, world), epochs = processes(), config.epochs or (EPOCHS["head" if config.weights else task] if config.data_path else 12)
+    (rank, world), epochs = processes(), config.epochs or (EPOCHS[task] if config.data_path else 12)
     if len(cells) < 4 or task == "mtd" and not (len(data.classes) > 1 and len(looked_at["val"]) and len(data.split("test"))):
         raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
     if resumed := resume_path(config, task):

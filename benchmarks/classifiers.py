@@ -7,13 +7,13 @@
     python benchmarks/classifiers.py --out results/classifiers.jsonl --summary            only the tables of what is done
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
-mtd          the MTD as --task all trains it: 12 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
+mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
              here of the fold's training cells: 200 such epochs that are told no stage. A fold has one DCGAN, of seed 0, kept
-             beside --out for all seeds and for
-head         the same classifier on the same DCGAN, with the same first weights of the head, batches, augmentation, optimiser and
-             steps, without the adversarial task: just J(C)
+             beside --out for all seeds
+head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task: just
+             J(C)
 conditional  mtd with --conditional
-scratch      head from random weights, 40 epochs: no adversarial task, neither before nor beside it
+mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd without --weights, and without any game
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
@@ -58,10 +58,10 @@ sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
 from peers import append_run, read_runs  # noqa: E402
 
-MODELS = ("mtd", "head", "conditional", "scratch", "effnet", "probe", "resnet18")
+MODELS = ("mtd", "head", "conditional", "mtd_scratch", "head_scratch", "effnet", "probe", "resnet18")
 ON_DCGAN = ("mtd", "head", "conditional")
 COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), ("conditional", "head"),
-            ("conditional", "mtd"), ("head", "scratch"), ("mtd", "scratch")]
+            ("conditional", "mtd"), ("mtd_scratch", "head_scratch"), ("mtd", "mtd_scratch"), ("head", "head_scratch")]
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
 
 
@@ -179,8 +179,7 @@ def length(model, flags, config, cells):
         return 1, 2
     if model in ("effnet", "resnet18"):
         return 1, flags.peer_steps
-    epochs = {"dcgan": flags.gan_epochs, "scratch": flags.scratch_epochs}.get(model, flags.epochs)
-    return epochs, max(config.min_steps, math.ceil(cells / config.batch_size))
+    return flags.gan_epochs if model == "dcgan" else flags.epochs, max(config.min_steps, math.ceil(cells / config.batch_size))
 
 
 def make_trainer(model, config, data, steps):
@@ -190,7 +189,7 @@ def make_trainer(model, config, data, steps):
         return Scheduled(config, data, FineTuned, lambda m: {m.backbone: 3e-4, m.classify: 3e-3}, 0.01, steps)
     if model == "resnet18":
         return Scheduled(config, data, resnet18, lambda m: {m: 1e-3}, 0.05, steps)
-    if model in ("head", "scratch"):
+    if model in ("head", "head_scratch"):
         return Supervised(config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
@@ -379,9 +378,8 @@ def parse_flags(arguments):
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=s.EPOCHS["head"], help="of mtd, head and conditional")
+    parser.add_argument("--epochs", type=int, default=s.EPOCHS["mtd"], help="of the script's networks")
     parser.add_argument("--gan_epochs", type=int, default=s.EPOCHS["gan"], help="of the DCGAN under them")
-    parser.add_argument("--scratch_epochs", type=int, default=s.EPOCHS["mtd"], help="of scratch")
     parser.add_argument("--peer_steps", type=int, default=1000, help="of effnet and resnet18")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="only time a few steps of every model")

@@ -178,7 +178,7 @@ def numbers(results, weights, benchmarks):
     out["training"] = {task: training(history) for task, history in histories.items()}
     out["layers"] = {name: layers(network, found["gan/config"]["config"]) for name, network in networks.items()}
     runs = classifiers.known_runs(benchmarks / "classifiers.jsonl")
-    for model in ("mtd", "head", "scratch", "effnet"):
+    for model in ("mtd", "head", "head_scratch", "effnet"):
         if not classifiers.complete_seeds(runs, model):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]

@@ -24,7 +24,7 @@ def test_smoke_forms(program, tmp_path):
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()
     models = {"generators": ["script", "tutorial", "torchgan", "floor"],
-              "classifiers": ["mtd", "head", "scratch", "effnet", "resnet18"],
+              "classifiers": ["mtd", "head", "mtd_scratch", "effnet", "resnet18"],
               "conditional": ["real", "generated", "both", "of 8 generated"], "sweep": ["default", "batch 16", "SGD"]}
     assert all(any(line.startswith(model) for line in table) for model in models[program])
 
@@ -35,5 +35,5 @@ def test_times_of_classifiers(tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     times = json.loads((tmp_path / "classifier_times.json").read_text())
-    assert set(times) == {"mtd", "head", "conditional", "dcgan", "scratch", "effnet", "probe", "resnet18"}
+    assert set(times) == {"mtd", "head", "conditional", "dcgan", "mtd_scratch", "head_scratch", "effnet", "probe", "resnet18"}
     assert min(times.values()) > 0
