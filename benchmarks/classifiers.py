@@ -311,7 +311,7 @@ def time_models(flags):
         start = time.process_time()
         probe(trains["probe"], trains["probe"])
         seconds["probe"].append(time.process_time() - start)
-    found = {m: round(statistics.median(v), 1) for m, v in seconds.items()}
+    found = {m: round(statistics.median(v), 2) for m, v in seconds.items()}
     Path(flags.out.parent, "classifier_times.json").write_text(json.dumps(found, indent=1))
     print(s.text_table([["model", "processor seconds a fold", "over effnet"], *(
         [m, f"{v:.0f}", f"{v / found['effnet']:.3f}" if "effnet" in found else ""] for m, v in found.items())]))
