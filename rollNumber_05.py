@@ -816,9 +816,8 @@ class Trainer:
         return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
 
     def batches(self, data, steps):
-        """Index batches of one epoch for this process: shuffled passes for the GAN, class-balanced draws for the MTD. With
-        --augment those are its head's, after half a batch for the game, which needs no more: of passes, so that G learns the
-        data's own mix of classes, or, for a G that is told the class, the first of the head's."""
+        """Index batches of one epoch for this process: shuffled passes for the GAN, class-balanced draws for the MTD, before them
+        with --augment half a batch for its game: of passes, so that G learns the data's mix of classes; for a told G, of draws."""
         c, (rank, world), draw = self.config, processes(), torch.Generator().manual_seed(seeds(self.config, self.epoch))
         number = steps * world * c.batch_size
         if self.task == "mtd":
@@ -826,8 +825,9 @@ class Trainer:
             drawn = drawn.view(steps, world, -1)[:, rank]
         passes = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
         passes = passes[:number].view(steps, world, -1)[:, rank]
-        return passes if self.task == "gan" else drawn if not c.augment else torch.cat(
-            [(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1)
+        if self.task == "gan":
+            return passes
+        return torch.cat([(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1) if c.augment else drawn
 
     def set_rates(self, done):
         """Both learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""

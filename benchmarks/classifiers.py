@@ -196,18 +196,23 @@ def make_trainer(model, config, data, steps):
     return s.Trainer("mtd", dataclasses.replace(config, conditional=model == "conditional"), data.classes, data.device)
 
 
+def run_epochs(trainer, data, epochs, steps, after_epoch=lambda: None):
+    """Train until there are `epochs` epochs."""
+    while trainer.epoch < epochs:
+        trainer.set_rates(trainer.epoch / epochs)
+        trainer.train_epoch(data, steps, s.tqdm(disable=True))
+        after_epoch()
+
+
 def train_dcgan(config, data, epochs, steps, path):
     """Train the DCGAN under an MTD, its state in path after every epoch; goes on from what is there. Raises UsageError."""
     trainer = make_trainer("dcgan", dataclasses.replace(config, task="gan", epochs=epochs), data, epochs * steps)
     if path.exists():
         state = s.read_checkpoint(path, "gan")
-        if state["config"] != trainer.state()["config"]:
+        if state["config"] != vars(trainer.config):
             raise s.UsageError(f"{path}: made with other settings; delete it or give another --out")
         trainer.load(state)
-    while trainer.epoch < epochs:
-        trainer.set_rates(trainer.epoch / epochs)
-        trainer.train_epoch(data, steps, s.tqdm(disable=True))
-        s.write_checkpoint(trainer.state(), path)
+    run_epochs(trainer, data, epochs, steps, lambda: s.write_checkpoint(trainer.state(), path))
 
 
 def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
@@ -215,9 +220,7 @@ def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
     trainer = make_trainer(model, config, train, epochs * steps)
     if start:
         trainer.start_from(start)
-    for epoch in range(epochs):
-        trainer.set_rates(epoch / epochs)
-        trainer.train_epoch(train, steps, s.tqdm(disable=True))
+    run_epochs(trainer, train, epochs, steps)
     average = trainer.averages["discriminator"]
     if model in ("effnet", "resnet18"):
         probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out)

@@ -67,7 +67,7 @@ def run_all(flags, generator):
                 if [record.get(k) for k in ("weights", "n", "steps")] != [made_by, len(unseen), epochs * steps]:
                     raise s.UsageError(f"{flags.out}: has results of other weights, cells or steps; give another --out")
                 continue
-            chances, _ = train_and_answer("head", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
+            chances, _ = train_and_answer("head_scratch", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
             scores = s.classification_scores(unseen.labels.cpu().numpy(), chances[:len(unseen)], data.classes)
             record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by,
                       "steps": epochs * steps}

@@ -9,7 +9,7 @@ train   images/s of --task gan and --task mtd against the tutorial loop with equ
         crops, a DataLoader with 2 workers and transforms, plain Adam, a printed line each step; and against the step of
         torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) on the stages alone, where the tutorial starts
         its workers anew every few steps, and with red blood cells, where it hardly ever does; for the paper's (512).
-        "script" is what --task runs: with augmentation and averaged weights, and of an mtd's batch only half is played with;
+        "script" is what --task runs: with augmentation and averaged weights, and an mtd's game is played with half as many cells;
         "equal work" is without augmentation and averages, and with whole batches
 flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it,
         and the time of each layer

@@ -217,8 +217,7 @@ def classifier_numbers(runs, times):
     for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
         seeds = classifiers.complete_seeds(runs, model)
         mine, found = sum(seeds, []), list(map(classifiers.scores, seeds))
-        models[model] = {"runs": len(mine), "seeds": len(seeds), "steps": mine[0]["steps"],
-                         "parameters": mine[0]["parameters"], "seconds": times[model], **{
+        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model], **{
             k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}

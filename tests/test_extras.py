@@ -75,3 +75,11 @@ def test_the_report_builds_from_what_is_committed(tmp_path):
     assert done.returncode == 0, done.stderr
     pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", out.read_bytes()))
     assert 8 <= pages <= 12, f"{pages} pages"
+
+
+def test_no_photograph_is_tracked():
+    """No crop cache, array or JPEG, which is how a data set's cells would come in beside generated images."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
+    assert not re.findall(r"^.*(?:(?:^|/)cache/.*|\.(?:npy|jpe?g|tiff?|bmp))$", done.stdout, re.MULTILINE | re.IGNORECASE)
