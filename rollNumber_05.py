@@ -68,6 +68,7 @@ class Config:
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
+    game_every: int = flag(0, "mtd: real against fake at every so many steps, the rest J(C) alone; 0: 8 on a DCGAN, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -304,10 +305,8 @@ def choose_classes(found, asked):
     return names
 
 def deal_splits(fields, classes):
-    """Give every field a split. Given splits are used; what is missing of val and test is dealt out of train.
-
-    Neighbouring fields can show the same cell, so blocks of up to 8 fields in name order stay together; those with the
-    rarest cells go first, each to the split least full of what it has most of; 15 % for val and for test. No seed."""
+    """Give every field a split: those given; what is missing of val and test (15 % each) is dealt out of train, in blocks of up to
+    8 neighbours, which can show the same cell, rarest cells first, each to the split least full of what it has most of."""
     given = not {f.split for f in fields} <= {"val", "test"}
     for f in fields:
         f.split = f.split if f.split and given else "train"
@@ -340,7 +339,6 @@ def read_image(path, channels=3):
 
 def crop_cell(image, box, size):
     """The cell's square: 1.1 times the box's longer side, centred on it, shifted to stay inside; (size, size, C), antialiased.
-
     box: (x, y, w, h) in pixels, or None for the whole image. Raises ValueError if no area of it is inside the image."""
     if box is not None:
         (height, width), (x, y, w, h) = image.shape[:2], box
@@ -432,7 +430,6 @@ def one_hot(labels, n):
 
 class MalariaDataset(torch.utils.data.Dataset):
     """Items (float32 image (C, S, S) in [-1, 1], label), of uint8 images (M, S, S, C), memory-mapped or on the device.
-
     rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot."""
     def __init__(self, images, index, rows, device="cpu"):
         self.index, self.rows, self.device, self.classes = index, list(rows), torch.device(device), index["classes"]
@@ -511,9 +508,8 @@ def load_data(config, device="cpu"):
 SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4, 8, 16, 32, 64, 128)}
 
 def layer_plan(image_size, width):
-    """[(side, channels)] from 4x4 towards the image: channels halve at each doubling, never below 8.
-
-    Between two sides a stride-2, padding-1 kernel has large - 2*small + 4 pixels, from o = (i - 1)*2 - 2*1 + k."""
+    """[(side, channels)] from 4x4 towards the image: channels halve at each doubling, never below 8. Between two sides a stride-2,
+    padding-1 kernel has large - 2*small + 4 pixels, from o = (i - 1)*2 - 2*1 + k."""
     return [(side, max(8, width >> i)) for i, side in enumerate(SIDES[image_size][:-1])]
 
 def initialise(module):
@@ -525,7 +521,6 @@ def initialise(module):
 
 class Generator(nn.Module):
     """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
-
     A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014)."""
     def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128):
         super().__init__()
@@ -641,11 +636,10 @@ def real_probability(logits, kind):
 
 # ============================================= one training step =============================================
 def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=None, smoothing=0.0, weight=1.0):
-    """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C).
-
-    cells: the labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D),
-    J(C), real and fake logits. Passes are apart, because batch norm would else let D tell real from fake by their share of
-    the batch. Fake does not feed its running averages, for D's eval mode is about real cells."""
+    """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C). cells: the
+    labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D), J(C), real and
+    fake logits. Passes are apart: batch norm would let D tell real from fake by their share of a batch. Fake stays out of its
+    running averages, for D's eval mode is about real cells."""
     real_out = d(real)
     named = real_out if cells is None else d(cells)
     with frozen_statistics(d):
@@ -658,9 +652,17 @@ def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=Non
     optimizer.step()
     return j_d.detach(), j_c.detach(), real_logits.detach(), fake_logits.detach()
 
+def classifier_step(d, optimizer, cells, labels, smoothing=0.0, weight=1.0):
+    """One update of an MTD without the game: min weight * J(C) of labelled images (N, C, S, S). Returns detached J(C)."""
+    real_logits, logits = d(cells)
+    j_c = classification_loss(logits, labels, smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    (weight * j_c + 0 * real_logits.sum()).backward()  # a gradient for every weight, as several processes need it
+    optimizer.step()
+    return j_c.detach()
+
 def generator_step(d, optimizer, fake, *, loss, labels=None):
     """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G).
-
     labels: what G was told to draw; then min J(G) + J(C) of its images (Odena et al. 2017)."""
     d.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(d):
@@ -685,10 +687,9 @@ def frozen_statistics(model):
 
 def augment(images, strength):
     """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, 0-d or a number, any rotation with
-    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected.
-
-    D sees real and generated images through it alike, so that it cannot learn the real ones by heart and G does not
-    learn the augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it."""
+    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected. D sees
+    real and generated images through it alike, so that it cannot learn the real ones by heart and G does not learn the
+    augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it."""
     n, c, device = len(images), images.shape[1], images.device
     moved, coloured = (torch.rand(2, n, device=device) < strength).float()
     angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
@@ -704,10 +705,8 @@ def augment(images, strength):
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
 def adapt(strength, d_real, speed):
-    """Move an augmentation strength in [0, 1] in place: up while D holds over 80 % of real images for real, else down.
-
-    So it grows only as D overfits: r_t = E[sign(D(real))] against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's
-    probabilities of real images (B,); speed: the change in one step."""
+    """Move an augmentation strength in [0, 1] in place: up while D, overfitting, holds over 80 % of real images for real, else
+    down: r_t against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's probabilities of real images (B,); speed: of one step."""
     strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
 @torch.no_grad()
@@ -775,6 +774,7 @@ class Trainer:
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
         self.strength = torch.zeros((), device=device)
+        self.game_every = 1 if task == "gan" else config.game_every or (8 if config.weights and not config.conditional else 1)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
 
     def share(self):
@@ -789,15 +789,20 @@ class Trainer:
         """Inside the block the networks run in the trainer's precision; leave it before weights change, it keeps casts."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
-    def update(self, real, labels, decay):
+    def update(self, real, labels, decay, before=None):
         """One D step and one G step on what `batches` gives; returns the five TRACES as a tensor, without waiting for the device.
-
         Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head learns best
-        from all augmentation, the game is played with as much as D needs. decay: of the weights' averages, a 0-d tensor."""
+        from all augmentation, the game is played with as much as D needs. decay: of the weights' averages, a 0-d tensor. before:
+        the TRACES of the last game; if they are given, this step is without one, J(C) alone."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
             real[:-c.batch_size], view(real[-c.batch_size:], 1), labels[-c.batch_size:])
+        if before is not None:
+            with self.autocast():
+                j_c = classifier_step(d, opt_d, real if cells is None else cells, labels, c.label_smoothing, c.class_weight)
+            update_average(self.averages["discriminator"], self.nets["discriminator"], decay)
+            return torch.cat([before[:1], j_c[None], before[2:]])
         noise = torch.randn(len(real), c.latent_dim, device=self.device)
         if (told := labels[:len(real)] if self.nets["generator"].num_classes else None) is not None:
             noise = torch.cat([noise, one_hot(told, len(self.classes))], 1)
@@ -819,12 +824,10 @@ class Trainer:
         """Index batches of one epoch for this process: shuffled passes for the GAN, class-balanced draws for the MTD, before them
         with --augment half a batch for its game: of passes, so that G learns the data's mix of classes; for a told G, of draws."""
         c, (rank, world), draw = self.config, processes(), torch.Generator().manual_seed(seeds(self.config, self.epoch))
-        number = steps * world * c.batch_size
+        number, mine = steps * world * c.batch_size, lambda indices: indices[:number].view(steps, world, -1)[:, rank]
         if self.task == "mtd":
-            drawn = torch.multinomial(data.sampling_weights().cpu().double(), number, True, generator=draw)
-            drawn = drawn.view(steps, world, -1)[:, rank]
-        passes = torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))])
-        passes = passes[:number].view(steps, world, -1)[:, rank]
+            drawn = mine(torch.multinomial(data.sampling_weights().cpu().double(), number, True, generator=draw))
+        passes = mine(torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))]))
         if self.task == "gan":
             return passes
         return torch.cat([(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1) if c.augment else drawn
@@ -843,7 +846,8 @@ class Trainer:
         for i, indices in enumerate(batches := self.batches(data, steps).to(data.where.device)):
             self.step += 1
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
-            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], decay))
+            before = traces[-1] if i % self.game_every else None
+            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], decay, before))
             bar.update(self.config.batch_size * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])
@@ -1020,7 +1024,7 @@ def resumed_config(given):
     for task in ("gan", "mtd") if config.task == "all" else [config.task]:
         if path := resume_path(config, task):
             found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
-            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, **found}  # flags that are newer than the checkpoint
+            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, "game_every": 1, **found}  # newer flags
             old = old or found
             if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
@@ -1047,7 +1051,6 @@ def predict(model, data, loss, turns=1, batch_size=256):
 
 def classification_scores(labels, probabilities, classes):
     """Accuracy, balanced accuracy (mean recall of the classes present) with its binomial standard error, table, matrix.
-
     labels (N,) indices or (N, n) multi-hot; then accuracy is over all yes/no answers at 0.5, balanced accuracy the mean
     of (sensitivity + specificity)/2, and there is one 2x2 matrix [[tn, fp], [fn, tp]] a class."""
     from sklearn import metrics
@@ -1073,7 +1076,6 @@ def evaluate(model, data, loss, turns=1):
 
 def latents(n, generator, seed, labels=None):
     """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
-
     For a conditional generator the last numbers are the class, one-hot: those of `labels` in turn, or every class in turn."""
     told = generator.num_classes
     noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
@@ -1099,7 +1101,6 @@ def feature_network():
 
 class Quality:
     """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
-
     The network never saw a cell. It is not Inception, so these distances are not those that papers call KID and FID: they
     compare runs of this script with each other and with the floor, the same between real training cells and other fields'."""
     GENERATED = 500  # cells that a measurement draws
@@ -1128,9 +1129,8 @@ class Quality:
         return round(torch.stack([poly_mmd(*pair) for pair in subsets]).mean().item(), 4)
 
     def of(self, generator, seed):
-        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells.
-
-        A conditional one draws the classes as often as they are among the train cells, and has a kid for each of them."""
+        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells. A conditional
+        one draws the classes as often as they are among the train cells, and has a kid for each of them."""
         labels, real = self.parts["train"].labels, self.real["train"]
         spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
         fake = self.features(sample(generator, noise := latents(self.GENERATED, generator, seed, spread)))

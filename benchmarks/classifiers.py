@@ -8,12 +8,13 @@
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
-             here of the fold's training cells: 200 such epochs that are told no stage. A fold has one DCGAN, of seed 0, kept
-             beside --out for all seeds
+             real against fake at every eighth. The DCGAN is of the fold's training cells: 200 such epochs that are told no
+             stage. A fold has one, of seed 0, kept beside --out for all seeds
 head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task: just
              J(C)
-conditional  mtd with --conditional
-mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd without --weights, and without any game
+conditional  mtd with --conditional, real against fake at every step
+mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd without --weights, with real against fake at
+             every step, and without any
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
@@ -98,7 +99,7 @@ class Supervised(s.Trainer):
         """The head's part."""
         return super().batches(data, steps)[:, -self.config.batch_size:]
 
-    def update(self, real, labels, decay):
+    def update(self, real, labels, decay, before=None):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
         network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
         images = s.augment(real, 1) if self.config.augment else real
@@ -131,8 +132,8 @@ class Scheduled(Supervised):
     def set_rates(self, done):
         """Nothing: the schedule sets the rates, at every step."""
 
-    def update(self, real, labels, decay):
-        traces = super().update(real, labels, decay)
+    def update(self, *arguments):
+        traces = super().update(*arguments)
         self.schedule.step()
         return traces
 
@@ -193,7 +194,8 @@ def make_trainer(model, config, data, steps):
         return Supervised(config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
-    return s.Trainer("mtd", dataclasses.replace(config, conditional=model == "conditional"), data.classes, data.device)
+    config = dataclasses.replace(config, conditional=model == "conditional", weights="a DCGAN" if model in ON_DCGAN else "")
+    return s.Trainer("mtd", config, data.classes, data.device)
 
 
 def run_epochs(trainer, data, epochs, steps, after_epoch=lambda: None):

@@ -1,6 +1,7 @@
 """Both programs end to end, as a user runs them: training, pictures, checkpoints, resuming, the JSON contract."""
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -113,6 +114,23 @@ def test_an_mtd_starts_from_a_dcgan(demo, conditional):
         trainer.start_from(demo[0] / "weights/mtd.pt")
 
 
+@pytest.mark.parametrize("flags, every", [({}, 1), (dict(weights="gan.pt"), 8), (dict(game_every=3), 3),
+                                          (dict(weights="gan.pt", conditional=True), 1), (dict(weights="gan.pt", augment=False), 8)])
+def test_on_a_dcgan_the_game_is_at_every_eighth_step(flags, every):
+    """Elsewhere an MTD learns J(C) alone: G's weights stay and the traces of the game repeat; a DCGAN always plays."""
+    config = s.Config(image_size=28, batch_size=4, g_width=16, d_width=16, **flags)
+    index = {"rows": range(12), "labels": [i % 4 for i in range(12)], "classes": list(s.STAGES)}
+    data = s.MalariaDataset(torch.randint(0, 255, (12, 28, 28, 3), dtype=torch.uint8), index, range(12))
+    trainer = s.Trainer("mtd", config, s.STAGES, torch.device("cpu"))
+    trainer.train_epoch(data, 10, s.tqdm(disable=True))
+    changed = dict(zip(s.TRACES, (trainer.traces[1:] != trainer.traces[:-1]).T))
+    for name in ("loss_d", "loss_g", "d_real", "d_fake"):
+        assert changed[name].tolist() == [i % every == 0 for i in range(1, 10)]
+    assert changed["loss_c"].all() and s.Trainer("gan", config, s.STAGES, torch.device("cpu")).game_every == 1
+    moves = trainer.optimizers["generator"].state_dict()["state"][0]["step"], trainer.optimizers["discriminator"].state_dict()
+    assert moves[0] == math.ceil(10 / every) and moves[1]["state"][0]["step"] == 10
+
+
 def test_a_resumed_run_keeps_what_it_started_from(demo, monkeypatch):
     """--resume of the MTD alone knows its DCGAN, whatever --weights says now; --task all takes what it trained anyway."""
     monkeypatch.chdir(demo[0])
@@ -213,7 +231,7 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     assert script(*common, *TINY, "--epochs", 1, cwd=tmp_path).returncode == 0
     last = tmp_path / "results/mtd/last.pt"
     state = s.read_checkpoint(last)
-    for key in ("recipe", "precision", "conditional", "measure_every"):
+    for key in ("recipe", "precision", "conditional", "measure_every", "game_every"):
         del state["config"][key]
     del state["strength"], state["history"][0]["loss_c"]
     s.write_checkpoint(state, last)
