@@ -68,7 +68,7 @@ class Config:
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
-    game_every: int = flag(0, "mtd: real against fake at every so many steps, the rest J(C) alone; 0: 8 on a DCGAN, else 1", low=0)
+    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 8 on a DCGAN told no class, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -105,7 +105,7 @@ class Config:
             if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
-RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
+RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0, game_every=1,
                                        lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
 RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
@@ -305,8 +305,8 @@ def choose_classes(found, asked):
     return names
 
 def deal_splits(fields, classes):
-    """Give every field a split: those given; what is missing of val and test (15 % each) is dealt out of train, in blocks of up to
-    8 neighbours, which can show the same cell, rarest cells first, each to the split least full of what it has most of."""
+    """Give every field a split: those given; what is missing of val and test (15 % each) is dealt out of train in blocks of up to
+    8 in name order, for neighbours can show the same cell; rarest cells first, each to the split least full of them. No seed."""
     given = not {f.split for f in fields} <= {"val", "test"}
     for f in fields:
         f.split = f.split if f.split and given else "train"
@@ -657,7 +657,7 @@ def classifier_step(d, optimizer, cells, labels, smoothing=0.0, weight=1.0):
     real_logits, logits = d(cells)
     j_c = classification_loss(logits, labels, smoothing)
     optimizer.zero_grad(set_to_none=True)
-    (weight * j_c + 0 * real_logits.sum()).backward()  # a gradient for every weight, as several processes need it
+    (weight * j_c + 0 * real_logits.sum()).backward()  # several processes need a gradient of every weight
     optimizer.step()
     return j_c.detach()
 
@@ -706,7 +706,7 @@ def augment(images, strength):
 
 def adapt(strength, d_real, speed):
     """Move an augmentation strength in [0, 1] in place: up while D, overfitting, holds over 80 % of real images for real, else
-    down: r_t against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's probabilities of real images (B,); speed: of one step."""
+    down: r_t against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's probabilities of real images (B,); speed: the change."""
     strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
 @torch.no_grad()
@@ -789,11 +789,11 @@ class Trainer:
         """Inside the block the networks run in the trainer's precision; leave it before weights change, it keeps casts."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
-    def update(self, real, labels, decay, before=None):
-        """One D step and one G step on what `batches` gives; returns the five TRACES as a tensor, without waiting for the device.
-        Both updates see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head learns best
-        from all augmentation, the game is played with as much as D needs. decay: of the weights' averages, a 0-d tensor. before:
-        the TRACES of the last game; if they are given, this step is without one, J(C) alone."""
+    def update(self, real, labels, before=None):
+        """One step on what `batches` gives, of D and of G; returns the five TRACES as a tensor, without waiting for the device.
+        Both see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head learns best from all
+        augmentation, the game is played with as much as D needs. before: the TRACES of the last step where this one is to be
+        without the game: D learns J(C) alone, and the traces of the game are repeated."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
@@ -801,7 +801,6 @@ class Trainer:
         if before is not None:
             with self.autocast():
                 j_c = classifier_step(d, opt_d, real if cells is None else cells, labels, c.label_smoothing, c.class_weight)
-            update_average(self.averages["discriminator"], self.nets["discriminator"], decay)
             return torch.cat([before[:1], j_c[None], before[2:]])
         noise = torch.randn(len(real), c.latent_dim, device=self.device)
         if (told := labels[:len(real)] if self.nets["generator"].num_classes else None) is not None:
@@ -814,8 +813,6 @@ class Trainer:
                 d, opt_d, real, fake, loss=c.loss, cells=cells, labels=labels, smoothing=c.label_smoothing, weight=c.class_weight)
         with self.autocast():
             j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss, labels=told)
-        for k, average in self.averages.items():
-            update_average(average, self.nets[k], decay)
         d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
         adapt(self.strength, d_real, len(real) / 100_000)
         return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
@@ -847,7 +844,9 @@ class Trainer:
             self.step += 1
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
             before = traces[-1] if i % self.game_every else None
-            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], decay, before))
+            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], before))
+            for k, average in self.averages.items():
+                update_average(average, self.nets[k], decay)
             bar.update(self.config.batch_size * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])
@@ -868,8 +867,8 @@ class Trainer:
         """The checkpoint: tensors and plain values only."""
         parts = dict(weights=self.nets, ema=self.averages, optimizers=self.optimizers)
         return {"format": CHECKPOINT_FORMAT, "task": self.task, "config": dict(vars(self.config)), "classes": self.classes,
-                "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "epoch": self.epoch, "step": self.step,
-                "history": self.history, "traces": self.traces, "best": self.best, "strength": self.strength,
+                "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "epoch": self.epoch, "step": self.step, "best": self.best,
+                "history": self.history, "traces": self.traces, "strength": self.strength, "game_every": self.game_every,
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def start_from(self, path):
@@ -890,7 +889,8 @@ class Trainer:
             for k, part in group.items():
                 part.load_state_dict(state[key][k])
         self.strength.copy_(state.get("strength", self.strength))
-        self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"])
+        self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"],
+                             game_every=state.get("game_every", 1))
 
 def make_run_folder(config, task, data):
     """Make results/<task> with config.json, what is run; an earlier run's folder is moved aside unless this goes on with it."""
@@ -1024,7 +1024,7 @@ def resumed_config(given):
     for task in ("gan", "mtd") if config.task == "all" else [config.task]:
         if path := resume_path(config, task):
             found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
-            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, "game_every": 1, **found}  # newer flags
+            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, **found}  # flags that are newer than the checkpoint
             old = old or found
             if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")

@@ -99,7 +99,7 @@ class Supervised(s.Trainer):
         """The head's part."""
         return super().batches(data, steps)[:, -self.config.batch_size:]
 
-    def update(self, real, labels, decay, before=None):
+    def update(self, real, labels, before=None):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
         network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
         images = s.augment(real, 1) if self.config.augment else real
@@ -109,7 +109,6 @@ class Supervised(s.Trainer):
         optimizer.zero_grad(set_to_none=True)
         j_c.backward()
         optimizer.step()
-        s.update_average(self.averages["discriminator"], network, decay)
         return torch.stack([j_c.detach() if name == "loss_c" else torch.zeros_like(j_c) for name in s.TRACES])
 
 
@@ -211,7 +210,7 @@ def train_dcgan(config, data, epochs, steps, path):
     trainer = make_trainer("dcgan", dataclasses.replace(config, task="gan", epochs=epochs), data, epochs * steps)
     if path.exists():
         state = s.read_checkpoint(path, "gan")
-        if state["config"] != vars(trainer.config):
+        if {**vars(s.Config()), **state["config"]} != vars(trainer.config):
             raise s.UsageError(f"{path}: made with other settings; delete it or give another --out")
         trainer.load(state)
     run_epochs(trainer, data, epochs, steps, lambda: s.write_checkpoint(trainer.state(), path))

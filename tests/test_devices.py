@@ -87,7 +87,7 @@ def test_bf16_follows_fp32(task):
     for precision in ("fp32", "bf16"):
         trainer = s.Trainer(task, s.Config(precision=precision, image_size=32, batch_size=8), s.STAGES, torch.device("cpu"))
         torch.manual_seed(1)
-        traces[precision] = trainer.update(torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 4, torch.tensor(0.5))
+        traces[precision] = trainer.update(torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 4)
         assert {v.dtype for v in trainer.state()["ema"]["generator"].values()} <= {torch.float32, torch.int64}
         assert trainer.nets["generator"](torch.randn(2, 100)).dtype == torch.float32
     torch.testing.assert_close(traces["bf16"], traces["fp32"], rtol=0.03, atol=0.03)

@@ -114,8 +114,9 @@ def test_an_mtd_starts_from_a_dcgan(demo, conditional):
         trainer.start_from(demo[0] / "weights/mtd.pt")
 
 
-@pytest.mark.parametrize("flags, every", [({}, 1), (dict(weights="gan.pt"), 8), (dict(game_every=3), 3),
-                                          (dict(weights="gan.pt", conditional=True), 1), (dict(weights="gan.pt", augment=False), 8)])
+@pytest.mark.parametrize("flags, every", [
+    ({}, 1), (dict(weights="gan.pt"), 8), (dict(game_every=3), 3), (dict(weights="gan.pt", conditional=True), 1),
+    (dict(weights="gan.pt", augment=False), 8), (dict(weights="gan.pt", **s.RECIPES["assignment"]), 1)])
 def test_on_a_dcgan_the_game_is_at_every_eighth_step(flags, every):
     """Elsewhere an MTD learns J(C) alone: G's weights stay and the traces of the game repeat; a DCGAN always plays."""
     config = s.Config(image_size=28, batch_size=4, g_width=16, d_width=16, **flags)
@@ -127,8 +128,8 @@ def test_on_a_dcgan_the_game_is_at_every_eighth_step(flags, every):
     for name in ("loss_d", "loss_g", "d_real", "d_fake"):
         assert changed[name].tolist() == [i % every == 0 for i in range(1, 10)]
     assert changed["loss_c"].all() and s.Trainer("gan", config, s.STAGES, torch.device("cpu")).game_every == 1
-    moves = trainer.optimizers["generator"].state_dict()["state"][0]["step"], trainer.optimizers["discriminator"].state_dict()
-    assert moves[0] == math.ceil(10 / every) and moves[1]["state"][0]["step"] == 10
+    moves = [trainer.optimizers[k].state_dict()["state"][0]["step"] for k in ("generator", "discriminator")]
+    assert moves == [math.ceil(10 / every), 10]
 
 
 def test_a_resumed_run_keeps_what_it_started_from(demo, monkeypatch):
@@ -167,7 +168,8 @@ def test_the_kept_epoch_is_the_latest_within_a_standard_error(tmp_path, demo, mo
 def test_resuming_equals_never_having_stopped(task, tmp_path, demo, monkeypatch):
     """Bit for bit on the CPU: weights, averages, optimisers, traces and numbers of 4 epochs, straight and stopped after 2."""
     monkeypatch.chdir(tmp_path)
-    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--lr_decay", "0.75"]
+    common = ["--task", task, "--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--lr_decay", "0.75",
+              "--game_every", "3"]
 
     def train(*flags, stop=None):
         whole = s.Trainer.train_epoch
@@ -233,11 +235,13 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     state = s.read_checkpoint(last)
     for key in ("recipe", "precision", "conditional", "measure_every", "game_every"):
         del state["config"][key]
-    del state["strength"], state["history"][0]["loss_c"]
+    del state["strength"], state["game_every"], state["history"][0]["loss_c"]
+    state["config"]["weights"] = "gan.pt"  # with which a new MTD would play seldom
     s.write_checkpoint(state, last)
     done = script(*common, "--resume", "--epochs", 2, "--measure_every", 10, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert s.read_checkpoint(last)["config"]["precision"] == "fp32"
+    state_now = s.read_checkpoint(last)
+    assert state_now["config"]["precision"] == "fp32" and state_now["game_every"] == 1
     first, second = rows(tmp_path / "results/mtd/metrics.csv")
     assert first["val_loss"] == state["history"][0]["val_loss"] and second["epoch"] == 2
 
