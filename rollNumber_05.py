@@ -68,7 +68,7 @@ class Config:
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
-    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 8 on a DCGAN told no class, else 1", low=0)
+    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN told no class, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -83,7 +83,7 @@ class Config:
     batch_size: int = flag(32, "images a step", low=2)
     epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12 each", low=0)
     min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
-    ema: float = flag(0.999, "decay of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
+    ema: float = flag(0.999, "decay, a step, of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic in training; auto: bf16 if the machine is fast in it", ("auto", "fp32", "bf16"))
     augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike as far as D overfits; the head's: fully")
     measure_every: int = flag(10, "epochs between two measurements of how real generated cells are", low=1)
@@ -774,7 +774,7 @@ class Trainer:
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
         self.strength = torch.zeros((), device=device)
-        self.game_every = 1 if task == "gan" else config.game_every or (8 if config.weights and not config.conditional else 1)
+        self.game_every = 1 if task == "gan" else config.game_every or (16 if config.weights and not config.conditional else 1)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
 
     def share(self):
@@ -845,8 +845,8 @@ class Trainer:
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
             before = traces[-1] if i % self.game_every else None
             traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], before))
-            for k, average in self.averages.items():
-                update_average(average, self.nets[k], decay)
+            for k in self.nets if before is None else ["discriminator"]:  # an average moves when its network does
+                update_average(self.averages[k], self.nets[k], decay)
             bar.update(self.config.batch_size * world)
             if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
                 now = torch.stack(traces[-20:])

@@ -8,8 +8,8 @@
     python benchmarks/classifiers.py --smoke                                              every model, two steps each
 
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
-             real against fake at every eighth. The DCGAN is of the fold's training cells: 200 such epochs that are told no
-             stage. A fold has one, of seed 0, kept beside --out for all seeds
+             real against fake at every sixteenth. The DCGAN is of the fold's training cells: 200 such epochs that are told
+             no stage. A fold has one, of seed 0, kept beside --out for all seeds
 head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task: just
              J(C)
 conditional  mtd with --conditional, real against fake at every step
@@ -301,8 +301,8 @@ def do_runs(flags):
 def time_models(flags):
     """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full.
 
-    Those on a DCGAN are without it: it has a row of its own."""
-    (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 7, 1 if flags.smoke else 8
+    Those on a DCGAN are without it: it has a row of its own. Rounds of 14 steps, for mtd's game is at 7 of 100."""
+    (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 5, 1 if flags.smoke else 14
     models = [*flags.models, *(["dcgan"] if set(ON_DCGAN) & set(flags.models) else [])]
     trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in models}, {m: [] for m in models}
     totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
