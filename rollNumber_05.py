@@ -843,7 +843,7 @@ class Trainer:
         for i, indices in enumerate(batches := self.batches(data, steps).to(data.where.device)):
             self.step += 1
             decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
-            before = traces[-1] if i % self.game_every else None
+            before, indices = (traces[-1], indices[-self.config.batch_size:]) if i % self.game_every else (None, indices)
             traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], before))
             for k in self.nets if before is None else ["discriminator"]:  # an average moves when its network does
                 update_average(self.averages[k], self.nets[k], decay)

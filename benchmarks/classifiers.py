@@ -301,16 +301,17 @@ def do_runs(flags):
 def time_models(flags):
     """Write {model: processor seconds of training the first fold} to classifier_times.json and print it; the probe in full.
 
-    Those on a DCGAN are without it: it has a row of its own. Rounds of 14 steps, for mtd's game is at 7 of 100."""
-    (config, data, folds), rounds, some = load(flags), 1 if flags.smoke else 5, 1 if flags.smoke else 14
+    Those on a DCGAN are without it: it has a row of its own."""
+    (config, data, folds), rounds = load(flags), 1 if flags.smoke else 5
     models = [*flags.models, *(["dcgan"] if set(ON_DCGAN) & set(flags.models) else [])]
     trains, seconds = {m: cells_of(m, data, folds[0][0]) for m in models}, {m: [] for m in models}
     totals = {m: math.prod(length(m, flags, config, len(train))) for m, train in trains.items()}
     trainers = {m: make_trainer(m, config, trains[m], totals[m]) for m in models if m != "probe"}
+    some = {m: 1 if flags.smoke else 8 if isinstance(trainer, Scheduled) else 100 for m, trainer in trainers.items()}
     for _, model in itertools.product(range(rounds), trainers):
         start = time.process_time()
-        trainers[model].train_epoch(trains[model], some, s.tqdm(disable=True))
-        seconds[model].append((time.process_time() - start) * totals[model] / some)
+        trainers[model].train_epoch(trains[model], some[model], s.tqdm(disable=True))
+        seconds[model].append((time.process_time() - start) * totals[model] / some[model])
     if "probe" in flags.models:
         start = time.process_time()
         probe(trains["probe"], trains["probe"])
