@@ -68,7 +68,7 @@ class Config:
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
-    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN told no class, else 1", low=0)
+    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN of own data, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -773,8 +773,8 @@ class Trainer:
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
         self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
         self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        self.strength = torch.zeros((), device=device)
-        self.game_every = 1 if task == "gan" else config.game_every or (16 if config.weights and not config.conditional else 1)
+        self.strength, on_dcgan = torch.zeros((), device=device), config.weights and config.data_path and not config.conditional
+        self.game_every = 1 if task == "gan" else config.game_every or (16 if on_dcgan else 1)
         self.shared, self.precision = self.nets, pick_precision(config.precision, device)
 
     def share(self):

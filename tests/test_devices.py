@@ -9,7 +9,8 @@ from conftest import ROOT
 
 import rollNumber_05 as s
 
-TINY = dict(task="mtd", image_size=28, min_steps=4, batch_size=8, g_width=16, d_width=16, epochs=2, precision="fp32")
+TINY = dict(task="mtd", image_size=28, min_steps=4, batch_size=8, g_width=16, d_width=16, epochs=2, precision="fp32",
+            game_every=3)
 PROCESS = """
 import os, sys, torch
 sys.path.insert(0, {root!r})
