@@ -101,15 +101,15 @@ class Supervised(s.Trainer):
 
     def update(self, real, labels, before=None):
         """One step; returns the script's five TRACES, of which only J(C) is not zero."""
-        network, optimizer = self.nets["discriminator"], self.optimizers["discriminator"]
-        images = s.augment(real, 1) if self.config.augment else real
+        network, images = self.nets["discriminator"], s.augment(real, 1) if self.config.augment else real
+        if isinstance(network, s.Discriminator):
+            both = network
+        else:  # classes are all it answers
+            def both(images):
+                return (logits := network(images)), logits
         with self.autocast():
-            out = network(images)
-            j_c = s.classification_loss(out[1] if isinstance(out, tuple) else out, labels, self.config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        j_c.backward()
-        optimizer.step()
-        return torch.stack([j_c.detach() if name == "loss_c" else torch.zeros_like(j_c) for name in s.TRACES])
+            j_c = s.classifier_step(both, self.optimizers["discriminator"], images, labels, self.config.label_smoothing)
+        return torch.stack([j_c if name == "loss_c" else torch.zeros_like(j_c) for name in s.TRACES])
 
 
 class Scheduled(Supervised):
@@ -193,7 +193,8 @@ def make_trainer(model, config, data, steps):
         return Supervised(config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
-    config = dataclasses.replace(config, conditional=model == "conditional", weights="a DCGAN" if model in ON_DCGAN else "")
+    weights = "a DCGAN" if model in ON_DCGAN else ""  # as the script's flags would say, which sets how often the game is played
+    config = dataclasses.replace(config, conditional=model == "conditional", weights=weights)
     return s.Trainer("mtd", config, data.classes, data.device)
 
 
