@@ -500,8 +500,7 @@ def load_data(config, device="cpu"):
     key = hashlib.sha1(json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings]).encode()).hexdigest()[:16]
     if not (cache / key).exists():
         build_cache(folder, cache / key, **settings)
-    index = json.loads((cache / key / "index.json").read_text())
-    images = np.load(cache / key / "images.npy", mmap_mode="c")
+    index, images = json.loads((cache / key / "index.json").read_text()), np.load(cache / key / "images.npy", mmap_mode="c")
     return MalariaDataset(torch.from_numpy(images), index, range(len(index["rows"])), device)
 
 # ================================================== models ==================================================
@@ -732,7 +731,10 @@ def pick_device(name):
     name = next(d for d in there if there[d]) if name == "auto" else name  # mps only if asked for: it is not tested
     if not there[name]:
         raise UsageError(f"--device {name} is not available here; use --device {' or '.join(d for d in there if there[d])}")
-    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+    own = int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None
+    if own and own >= (gpus := torch.cuda.device_count()):
+        raise UsageError(f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; or give --device cpu")
+    return torch.device(name, own)
 
 def pick_precision(name, device):
     """The torch.dtype that convolutions and matrix products are done in while training."""
@@ -749,10 +751,10 @@ def processes():
 def process_group(device):
     """Inside the block the processes that torchrun started can talk; by itself a process needs no group."""
     if several := "LOCAL_RANK" in os.environ:
-        if device.type == "cuda":
+        if cuda := device.type == "cuda":
             torch.cuda.set_device(device)
-        nccl = device.type == "cuda" and dist.is_nccl_available()
-        dist.init_process_group("nccl" if nccl else "gloo", timeout=datetime.timedelta(hours=6))  # reading data can take long
+        backend = "nccl" if cuda and dist.is_nccl_available() else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))  # reading data can take long
     yield
     if several:
         dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
@@ -1068,8 +1070,7 @@ def classification_scores(labels, probabilities, classes):
 
 def evaluate(model, data, loss, turns=1):
     """classification_scores of a model on a dataset that is not empty, with its mean loss (nats)."""
-    labels = data.labels.cpu()
-    probabilities = predict(model, data, loss, turns)["probabilities"]
+    labels, probabilities = data.labels.cpu(), predict(model, data, loss, turns)["probabilities"]
     chances = torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
@@ -1450,8 +1451,7 @@ def run(arguments):
     if config.summary:
         image = torch.zeros(1, config.channels, config.image_size, config.image_size)
         (generator, mtd), (_, d) = (build_models(task, vars(config), len(STAGES)) for task in ("mtd", "gan"))
-        print(summarise(generator, latents(1, generator, 0)), summarise(d, image), summarise(mtd, image), sep="\n")
-        return
+        return print(summarise(generator, latents(1, generator, 0)), summarise(d, image), summarise(mtd, image), sep="\n")
     device = pick_device(config.device)
     with process_group(device):
         rank, world = processes()

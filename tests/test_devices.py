@@ -1,4 +1,5 @@
 """Precision and several processes: the same training, only faster."""
+import json
 import os
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def test_two_processes_hold_the_same_weights_from_different_batches(task, twins)
 def test_a_run_goes_on_with_another_number_of_processes(twins, script):
     """Two processes' state is taken up by one process, and that by two again."""
     assert script("--task", "mtd", "--resume", "--epochs", 3, "--results_dir", "r", cwd=twins).returncode == 0
-    done = torchrun(2, ROOT / "rollNumber_05.py", "--task", "mtd", "--resume", "--epochs", 4, "--results_dir", "r", cwd=twins)
+    done = torchrun(2, ROOT / "rollNumber_05.py", "--task", "mtd", "--resume", "--epochs", 4, "--results_dir", "r",
+                    "--device", "cpu", cwd=twins)
     assert done.returncode == 0 and done.stdout.count("layout:") == 1, done.stderr
     state = s.read_checkpoint(twins / "r/mtd/last.pt", "mtd")
     assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4] and state["step"] == 94
@@ -77,8 +79,22 @@ def test_a_run_goes_on_with_another_number_of_processes(twins, script):
 
 def test_wrong_usage_of_two_processes_ends_all_of_them(tmp_path):
     """A data path that is not there: no process waits for another."""
-    done = torchrun(2, ROOT / "rollNumber_05.py", "--data_path", "nowhere", cwd=tmp_path)
+    done = torchrun(2, ROOT / "rollNumber_05.py", "--device", "cpu", "--data_path", "nowhere", cwd=tmp_path)
     assert done.returncode != 0 and "error: --data_path nowhere: no such folder or zip" in done.stderr
+
+
+@pytest.mark.parametrize("rank, device", [("0", "cuda:0"), ("1", "cuda:1"), ("2", None)])
+def test_every_process_has_a_gpu_of_its_own(rank, device, monkeypatch):
+    """The third of three processes on a machine with two GPUs says so; on the CPU there can be any number."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert s.pick_device("cpu") == torch.device("cpu")
+    if device:
+        assert s.pick_device("auto") == torch.device(device)
+    else:
+        with pytest.raises(s.UsageError, match="--nproc_per_node.* 2;.*--device cpu"):
+            s.pick_device("auto")
 
 
 @pytest.mark.parametrize("task", ["gan", "mtd"])
@@ -103,3 +119,49 @@ def test_auto_takes_bf16_only_where_it_is_fast(monkeypatch, processor, fast):
     assert s.pick_precision("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
     assert s.pick_precision("bf16", torch.device("cpu")) == torch.bfloat16
     assert s.pick_precision("fp32", torch.device("cpu")) == torch.float32
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+
+
+@cuda
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_a_step_on_cuda_equals_one_on_the_processor(task):
+    """From the same weights, images and noise: losses, gradients and weights of a step of D and of G, in fp32."""
+    held = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        trainer = s.Trainer(task, s.Config(image_size=32, dropout=0.0), s.STAGES, torch.device(device))
+        (g, d), (opt_g, opt_d) = trainer.nets.values(), trainer.optimizers.values()
+        real, noise = torch.rand(16, 3, 32, 32) * 2 - 1, torch.randn(16, 100)
+        labels = torch.arange(16).to(device) % 4 if task == "mtd" else None
+        fake = g(noise.to(device))
+        losses = s.discriminator_step(d, opt_d, real.to(device), fake, loss="bce", labels=labels)
+        losses = [*losses, s.generator_step(d, opt_g, fake, loss="bce")]
+        held[device] = [x.cpu() for x in (*losses, *(p.grad for p in g.parameters()), *d.state_dict().values())]
+    for one, two in zip(held["cpu"], held["cuda"]):
+        torch.testing.assert_close(two, one, rtol=0.02, atol=2e-3)
+
+
+@cuda
+def test_a_run_goes_on_and_answers_on_another_device(tmp_path, script, tester):
+    """Trained on the processor, then on the GPU, then on the processor; the same picture from the weights on both."""
+    flags = ("--task", "gan", "--image_size", 28, "--min_steps", 4, "--batch_size", 8)
+    for epochs, device, more in ((1, "cpu", ()), (2, "cuda", ("--resume",)), (3, "cpu", ("--resume",))):
+        done = script(*flags, "--epochs", epochs, "--device", device, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    used = json.loads((tmp_path / "results/gan/config.json").read_text())["device_used"]
+    assert used.startswith("cpu") and len((tmp_path / "results/gan/metrics.csv").read_text().splitlines()) == 4
+    images = [s.sample(g, s.latents(16, g, 0)).astype(int) for g, _, _ in (
+        s.load_networks(tmp_path / "results/gan/last.pt", device=d) for d in ("cpu", "cuda"))]
+    assert abs(images[0] - images[1]).max() <= 2
+    assert tester("--model", "gan", "--weights", "results/gan/last.pt", "--out", "out", cwd=tmp_path).returncode == 0
+
+
+@cuda
+def test_torchrun_on_a_gpu(tmp_path):
+    """One process under torchrun talks NCCL to itself; --task all goes to its end."""
+    done = torchrun(1, ROOT / "rollNumber_05.py", "--device", "cuda", "--image_size", 28, "--min_steps", 4, "--epochs", 1,
+                    cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/all/before_after.png").exists()
