@@ -68,7 +68,7 @@ class Config:
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
     conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
-    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN of own data, else 1", low=0)
+    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN of 5000 steps, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
     optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
@@ -768,23 +768,20 @@ class Trainer:
     def __init__(self, task, config, classes, device):
         self.task, self.config, self.classes, self.device = task, config, list(classes), device
         torch.manual_seed(config.seed)
-        self.nets = dict(zip(("generator", "discriminator"), build_models(task, vars(config), len(classes))))
-        for net in self.nets.values():
-            net.to(device, memory_format=torch.channels_last)
+        self.nets = {k: net.to(device, memory_format=torch.channels_last) for k, net in zip(
+            ("generator", "discriminator"), build_models(task, vars(config), len(classes)))}
         self.averages = {k: copy.deepcopy(net).eval().requires_grad_(False) for k, net in self.nets.items()}
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
-        self.epoch, self.saved, self.step, self.history = 0, 0, 0, []
-        self.traces, self.best = torch.zeros(0, len(TRACES)), -math.inf
-        self.strength, on_dcgan = torch.zeros((), device=device), config.weights and config.data_path and not config.conditional
-        self.game_every = 1 if task == "gan" else config.game_every or (16 if on_dcgan else 1)
-        self.shared, self.precision = self.nets, pick_precision(config.precision, device)
+        self.epoch, self.saved, self.step, self.history, self.best = 0, 0, 0, [], -math.inf
+        self.traces, self.strength = torch.zeros(0, len(TRACES)), torch.zeros((), device=device)
+        self.game_every, self.shared = task == "mtd" and config.game_every or 1, self.nets
+        self.precision = pick_precision(config.precision, device)
 
     def share(self):
-        """Take the first process's state and average gradients over all processes from now on."""
+        """Take the first process's weights and average gradients over all processes from now on."""
         if processes()[1] > 1:  # running averages stay apart and the first process's are saved; torch 2.15 renamed the flag
             known = inspect.signature(DistributedDataParallel).parameters
             apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-            dist.broadcast(self.strength, 0)
             self.shared = {k: DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
 
     def autocast(self):
@@ -884,6 +881,7 @@ class Trainer:
                 own = net.state_dict()
                 net.load_state_dict({**own, **{n: v for n, v in state[key][k].items() if v.shape == own[n].shape}})
         self.strength.copy_(state.get("strength", self.strength))
+        self.game_every = self.config.game_every or (16 if state["step"] >= 5000 and not self.config.conditional else 1)
 
     def load(self, state):
         """Go on from a checkpoint's state."""
@@ -925,7 +923,9 @@ def train(task, config, data):
             trainer.best = -math.inf  # that epoch stays behind
             if trainer.epoch >= epochs:
                 raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
-    elif config.weights and rank == 0:  # the others get it from the first, which may still be writing it
+    elif config.weights:
+        if world > 1:  # the first process may still be writing it
+            dist.barrier()
         trainer.start_from(config.weights)
     trainer.share()
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
@@ -1158,10 +1158,10 @@ def share_within(a, b, k=3):
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
     """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
-    on the last convolution with 4x4 outputs (the 1x1 logit has no map). Modes, flags and gradients of the model stay."""
-    kept, target = {}, [m for m in model.features if isinstance(m, nn.Conv2d)][-1]
-    watched = target.register_forward_hook(lambda _, inputs, output: kept.update(maps=output))
-    with watched, evaluating(model), torch.enable_grad():
+    on the activations of the second-last convolution, 4x4: its own output has an offset that batch norm takes away, which hides
+    or makes evidence, and the last one's 1x1 has no map. Modes, flags and gradients of the model stay."""
+    kept = {}
+    with evaluating(model), torch.enable_grad(), model.features.register_forward_hook(lambda *call: kept.update(maps=call[2])):
         logits = score(model(images.detach().clone().requires_grad_(True)))
         (gradients,) = torch.autograd.grad(logits.sum(), kept["maps"])
     return F.relu((gradients.mean((2, 3), keepdim=True) * kept["maps"]).sum(1)).detach()

@@ -193,8 +193,8 @@ def make_trainer(model, config, data, steps):
         return Supervised(config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
-    weights = "a DCGAN" if model in ON_DCGAN else ""  # as the script's flags would say, which sets how often the game is played
-    config = dataclasses.replace(config, conditional=model == "conditional", weights=weights)
+    told = model == "conditional"
+    config = dataclasses.replace(config, conditional=told, game_every=16 if model == "mtd" else 1)  # --time has no DCGAN at hand
     return s.Trainer("mtd", config, data.classes, data.device)
 
 

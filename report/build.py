@@ -120,7 +120,7 @@ def collect(data, runs, out):
         for file in files:
             shutil.copy(runs / task / file, out / task / file)
         state = s.read_checkpoint(runs / task / "last.pt", task)  # the best epoch's history would end there
-        history = {"strength": float(state.get("strength", 0)), "rows": state["history"]}
+        history = {"strength": float(state.get("strength", 0)), "game_every": state.get("game_every", 1), "rows": state["history"]}
         (out / task / "history.json").write_text(json.dumps(history))
         np.savez_compressed(out / task / "traces.npz", **dict(zip(s.TRACES, state["traces"].numpy().astype(np.float16).T)))
     samples = sorted((runs / "gan/samples").glob("*.png"))
@@ -195,7 +195,7 @@ def training(history):
     """What a run took and how it ended."""
     rows, ends = history["rows"], max(1, min(10, len(history["rows"]) // 4))
     return {"epochs": len(rows), "ends": ends, "steps": rows[-1]["step"], "minutes": sum(r["seconds"] for r in rows) / 60,
-            "last": tail(rows[-ends:]), "strength": history["strength"]}
+            "last": tail(rows[-ends:]), "strength": history["strength"], "game_every": history["game_every"]}
 
 
 def tail(rows):

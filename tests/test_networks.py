@@ -160,21 +160,16 @@ def cam_model():
     return s.MultiTaskDiscriminator(num_classes=4, image_size=64, width=64), torch.randn(6, 3, 64, 64)
 
 
-def explained_layer(model):
-    """The last convolution with 4x4 outputs."""
-    return [layer for layer in model.features if isinstance(layer, torch.nn.Conv2d)][-1]
-
-
 def test_grad_cam_equals_captum():
     """Raw maps of class logits and of the real/fake logit equal Captum's LayerGradCam with relu_attributions."""
     model, images = cam_model()
     model.eval()
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     ours = s.grad_cam(model, images, lambda out: out[1].gather(1, labels[:, None])[:, 0])
-    theirs = LayerGradCam(lambda x: model(x)[1], explained_layer(model)).attribute(images, labels, relu_attributions=True)
+    theirs = LayerGradCam(lambda x: model(x)[1], model.features).attribute(images, labels, relu_attributions=True)
     torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
     ours = s.grad_cam(model, images, lambda out: out[0])
-    theirs = LayerGradCam(lambda x: model(x)[0], explained_layer(model)).attribute(images, relu_attributions=True)
+    theirs = LayerGradCam(lambda x: model(x)[0], model.features).attribute(images, relu_attributions=True)
     torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
     assert ours.max() > 0
 
@@ -187,7 +182,7 @@ def test_grad_cam_leaves_the_model_as_it_was():
     state = {k: v.clone() for k, v in model.state_dict().items()}
     s.grad_cam(model, images, lambda out: out[0])
     assert model.training and not model.real_fake.training and not any(p.requires_grad for p in model.parameters())
-    assert all(p.grad is None for p in model.parameters()) and not explained_layer(model)._forward_hooks
+    assert all(p.grad is None for p in model.parameters()) and not model.features._forward_hooks
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 

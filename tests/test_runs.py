@@ -19,8 +19,6 @@ import rollNumber_05 as s
 from extras import demo_set
 
 SMALL = ("--image_size", 32, "--epochs", 4, "--min_steps", 100)
-LARGE = ("gametocyte", "schizont")
-ON_DCGAN = dict(weights="gan.pt", data_path="cells")
 TINY = ("--image_size", 28, "--min_steps", 4, "--batch_size", 8, "--g_width", 16, "--d_width", 16)
 
 
@@ -73,27 +71,29 @@ def test_the_demo_run_learns(demo):
     assert np.abs(difference).max() < 25
 
 
-def test_heat_maps_point_at_the_large_parasites(demo):
+def test_heat_maps_point_at_the_parasites(demo):
     """Pointing game: the peak of the class's map lies on the parasite more often than a random pixel of the crop.
 
-    Gametocytes and schizonts only, which did so in each of two trainings, seeds 0 and 1: 1.00 each (chance 0.68 and 0.69).
-    The small stages depend on the training: trophozoites 0.41 and 0.69 (0.29), rings 0.17 twice (0.18). That the map itself
-    is right is tested with planted evidence and against Captum.
+    Two trainings, seeds 0 and 1: gametocytes and schizonts 1.00 (chance 0.68 and 0.69), trophozoites 0.62 and 0.79 (0.29), rings
+    0.37 and 0.33 (0.18). Rings are not held to it: in one training of another recipe they had 0.17. That the map itself is right
+    is tested with planted evidence and against Captum.
     """
     folder, _ = demo
     _, model, _ = s.load_networks(folder / "weights/mtd.pt", "mtd")
     data = s.load_data(s.Config(image_size=32, results_dir=str(folder / "results"))).split("val", "test")
     masks = np.load(folder / "results/demo_data/masks.npz")
-    data.rows = [r for r, label in zip(data.rows, data.labels.tolist()) if data.classes[label] in LARGE]
-    data, crops = data.split("val", "test"), []
+    crops = []
     for row in data.rows:
         field = masks[data.index["sources"][row].split("/")[-1][:-4]].astype(np.uint8) * 255
         crops.append(s.crop_cell(field[:, :, None], data.index["boxes"][row], 32)[:, :, 0] > 127)
     wide = np.stack([cv2.dilate(c.astype(np.uint8), np.ones((5, 5))) for c in crops]).reshape(len(crops), -1)
     images = data.batch(torch.arange(len(data)))
-    maps, _ = s.heat_maps(s.grad_cam(model, images, lambda out: out[1].gather(1, data.labels[:, None])[:, 0]), 32)
+    maps, evidence = s.heat_maps(s.grad_cam(model, images, lambda out: out[1].gather(1, data.labels[:, None])[:, 0]), 32)
     hits = wide[np.arange(len(crops)), maps.flatten(1).argmax(1).numpy()]
-    assert hits.mean() > wide.mean() + 0.1, (hits.mean(), wide.mean())
+    assert evidence.float().mean() > 0.95
+    for i, name in enumerate(data.classes):
+        mine = data.labels.numpy() == i
+        assert name == "ring" or hits[mine].mean() > wide[mine].mean() + 0.1, (name, hits[mine].mean(), wide[mine].mean())
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -115,15 +115,20 @@ def test_an_mtd_starts_from_a_dcgan(demo, conditional):
         trainer.start_from(demo[0] / "weights/mtd.pt")
 
 
-@pytest.mark.parametrize("flags, every", [
-    ({}, 1), (dict(game_every=3), 3), (ON_DCGAN, 16), (dict(weights="gan.pt"), 1), (dict(ON_DCGAN, conditional=True), 1),
-    (dict(ON_DCGAN, augment=False), 16), (dict(ON_DCGAN, **s.RECIPES["assignment"]), 1)])
-def test_on_a_dcgan_the_game_is_at_every_sixteenth_step(flags, every):
-    """Elsewhere an MTD learns J(C) alone: G stays and the traces of the game repeat. A DCGAN and the demo set always play."""
+@pytest.mark.parametrize("flags, steps, every", [
+    ({}, 0, 1), (dict(game_every=3), 0, 3), ({}, 4999, 1), ({}, 5000, 16), (dict(augment=False), 5000, 16),
+    (dict(game_every=3), 5000, 3), (dict(conditional=True), 5000, 1), (s.RECIPES["assignment"], 5000, 1)])
+def test_on_a_long_dcgan_the_game_is_at_every_sixteenth_step(flags, steps, every, tmp_path):
+    """At the others an MTD learns J(C) alone: G stays and the traces of the game repeat. steps: of the DCGAN, 0: none."""
     config = s.Config(image_size=28, batch_size=4, g_width=16, d_width=16, **flags)
     index = {"rows": range(12), "labels": [i % 4 for i in range(12)], "classes": list(s.STAGES)}
     data = s.MalariaDataset(torch.randint(0, 255, (12, 28, 28, 3), dtype=torch.uint8), index, range(12))
     trainer = s.Trainer("mtd", config, s.STAGES, torch.device("cpu"))
+    if steps:
+        dcgan = s.Trainer("gan", config, s.STAGES, torch.device("cpu"))
+        dcgan.step = steps
+        s.write_checkpoint(dcgan.state(), tmp_path / "gan.pt")
+        trainer.start_from(tmp_path / "gan.pt")
     trainer.train_epoch(data, 20, s.tqdm(disable=True))
     changed = dict(zip(s.TRACES, (trainer.traces[1:] != trainer.traces[:-1]).T))
     for name in ("loss_d", "loss_g", "d_real", "d_fake"):
