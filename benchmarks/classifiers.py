@@ -211,7 +211,7 @@ def train_dcgan(config, data, epochs, steps, path):
     trainer = make_trainer("dcgan", dataclasses.replace(config, task="gan", epochs=epochs), data, epochs * steps)
     if path.exists():
         state = s.read_checkpoint(path, "gan")
-        if {**vars(s.Config()), **state["config"]} != vars(trainer.config):
+        if state["config"] != vars(trainer.config):
             raise s.UsageError(f"{path}: made with other settings; delete it or give another --out")
         trainer.load(state)
     run_epochs(trainer, data, epochs, steps, lambda: s.write_checkpoint(trainer.state(), path))

@@ -250,9 +250,52 @@ def test_class_folders(tmp_path, pattern):
     """Whole images named by their folder; the same file name in two class folders stays two images."""
     for c in ("Rings", "gametocyte"):
         for i, s in enumerate(("train", "train", "val", "test", "test")):
-            paint(tmp_path / "cells" / pattern.format(c=c, s=s, i=i), [(c, 20, 15)], size=(40, 30))
+            paint(tmp_path / "cells" / pattern.format(c=c, s=s, i=i), [(c, 18 + i, 15)], size=(40, 30))
     each = {s: {"ring": n, "gametocyte": n} for s, n in (("train", 2), ("val", 1), ("test", 2))}
     verify(load(tmp_path / "cells"), "class folders", each if "{s}" in pattern else {"ring": 5, "gametocyte": 5})
+
+def test_split_folders_with_set_in_their_name(tmp_path):
+    """TrainSet, test_data and valset are splits, above the class folders as below them."""
+    for c in ("ring", "gametocyte"):
+        for i, (s, below) in enumerate((("TrainSet", 0), ("test_data", 0), ("valset", 1))):
+            paint(tmp_path / "cells" / (f"{c}/{s}/{i}.png" if below else f"{s}/{c}/{i}.png"), [(c, 18 + i, 15)], size=(40, 30))
+    one = {"ring": 1, "gametocyte": 1}
+    verify(load(tmp_path / "cells"), "class folders", {"train": one, "val": one, "test": one})
+
+def test_copies_of_a_crop_count_once(tmp_path):
+    """A tree that holds itself once more, as a public set does, gives no image twice; the same image in two classes stays."""
+    for i in range(6):
+        for c in ("ring", "gametocyte"):
+            for above in ("cells", "cells/cells"):
+                paint(tmp_path / above / c / f"{i}.png", [("ring" if i == 5 else c, 14 + i, 15)], size=(40, 30))
+    data = load(tmp_path / "cells")
+    assert data.index["layout"] == "class folders" and sum(map(len, tally(data).values())) >= 3
+    assert data.labels.bincount().tolist() == [6, 6] and len(np.unique(data.uint8(range(12)).reshape(12, -1), axis=0)) == 11
+
+def test_split_lists_that_name_folders(tmp_path):
+    """Images numbered anew in each class folder: the folder in the line says which one it is."""
+    where = {"train": (("ring", 0), ("ring", 1), ("gametocyte", 2)), "val": (("ring", 2), ("gametocyte", 0)),
+             "test": (("gametocyte", 1),)}
+    for split, images in where.items():
+        write(tmp_path / "cells" / f"{split}.txt", "\n".join(f"cells/{c}/{i}.png" for c, i in images))
+        for c, i in images:
+            paint(tmp_path / "cells" / c / f"{i}.png", [(c, 18 + i, 15)], size=(40, 30))
+    verify(load(tmp_path / "cells"), "class folders", {
+        "train": {"ring": 2, "gametocyte": 1}, "val": {"ring": 1, "gametocyte": 1}, "test": {"gametocyte": 1}})
+
+def test_an_image_in_two_files_is_one_field(tmp_path):
+    """One JSON a class, and one image told of in both: its cells come together, a repeated one once, none in two splits."""
+    for i in range(9):
+        cells = smear(tmp_path / "data" / f"{i}.png", "ring", "gametocyte")
+        for k, file in enumerate(("rings.json", "rest.json", "old.json")):
+            told = [] if not (path := tmp_path / "data" / file).exists() else json.loads(path.read_text())
+            told.append({"image_name": f"{i}.png", "objects": [
+                {"type": t, "bbox": dict(zip("xywh", map(str, box)))} for t, box in cells[k % 2:k % 2 + 1]]})
+            write(path, told)
+    data = load(tmp_path / "data")
+    verify(data, "IML", {"ring": 9, "gametocyte": 9})
+    split = dict(zip(data.index["sources"], data.index["splits"]))
+    assert all(split[n] == s for n, s in zip(data.index["sources"], data.index["splits"]))
 
 # zip
 
@@ -373,8 +416,8 @@ def test_grey(tmp_path):
     crops = data.uint8(np.arange(len(data)))
     for crop, label in zip(crops, data.labels.tolist()):
         assert abs(crop[16, 16, 0] - np.dot(COLOURS[data.classes[label]], (0.299, 0.587, 0.114))) < 2
-    image, label = data[0]
-    assert crops.shape == (4, 32, 32, 1) and image.shape == (1, 32, 32) and -1 <= image.min() <= image.max() <= 1
+    images = data.batch(data.where)
+    assert crops.shape == (4, 32, 32, 1) and images.shape == (4, 1, 32, 32) and -1 <= images.min() <= images.max() <= 1
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "16-bit colour", "16-bit grey"])
 def test_image_modes(tmp_path, mode):
@@ -459,7 +502,8 @@ def test_lines_of_split_lists(tmp_path, line):
 @pytest.mark.parametrize("spelling, name", [
     ("P_vivax Rings", "ring"), ("RING ", "ring"), ("YoungTrophozoite", "trophozoite"), ("late-trophs", "trophozoite"),
     ("SCHISONT", "schizont"), ("gametocytes.", "gametocyte"), ("RedBloodCell", "red blood cell"),
-    ("Uninfected", "red blood cell"), ("leucocyte", "leukocyte"), ("string", "string"), ("Babesia  Bovis", "babesia bovis")])
+    ("Uninfected", "red blood cell"), ("Healthy RBC", "red blood cell"), ("Infected RBC", "infected rbc"),
+    ("Parasitized red-blood-cells", "parasitized red blood cells"), ("cells, other", "cells other"), ("leucocyte", "leukocyte"), ("string", "string"), ("Babesia  Bovis", "babesia bovis")])
 def test_canonical_class(spelling, name):
     """Known classes in any spelling; unknown ones in lower case."""
     assert malaria.canonical_class(spelling) == name

@@ -154,6 +154,37 @@ def test_a_finished_run_never_replaces_weights_silently(demo, script):
     assert (folder / "weights/gan.pt").read_bytes() == before and (folder / "results/gan.old-1/last.pt").exists()
 
 
+def test_all_goes_on_with_its_own_mtd_only(tmp_path, demo, monkeypatch):
+    """An earlier MTD in the way of --task all is moved aside at once: stopped in its GAN and resumed, the run makes its own."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--epochs", "2"]
+    assert s.main(s.run, [*common, "--task", "mtd"]) == 0
+    with monkeypatch.context() as patch:
+        whole = s.Trainer.train_epoch
+        patch.setattr(s.Trainer, "train_epoch", lambda self, *a: signal.raise_signal(2) if self.epoch else whole(self, *a))
+        assert s.main(s.run, [*common, "--task", "all", "--seed", "1"]) == 130
+    assert not Path("results/mtd").exists() and Path("results/mtd.old-1/last.pt").exists()
+    assert s.main(s.run, [*common, "--task", "all", "--seed", "1", "--resume"]) == 0
+    assert s.read_checkpoint("results/mtd/last.pt")["config"]["seed"] == 1 and not Path("results/mtd.old-2").exists()
+
+
+def test_images_that_changed_sides_are_told(tmp_path, demo, monkeypatch, capsys, tester):
+    """Weights remember the images they are from; where these are in val or test now, training and scoring warn."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--epochs", "1"]
+    assert s.main(s.run, [*common, "--task", "gan"]) == 0 and "warning" not in capsys.readouterr().err
+    state, data = s.read_checkpoint("results/gan/last.pt"), s.load_data(s.config_from(common))
+    sources = {k: {n for n, where in zip(data.index["sources"], data.index["splits"]) if where == k} for k in s.SPLITS}
+    assert set(state["seen"]) == sources["train"]
+    state["seen"] += sorted(sources["test"])[:3]
+    s.write_checkpoint(state, tmp_path / "other.pt")
+    assert s.main(s.run, [*common, "--task", "mtd", "--weights", "other.pt"]) == 0
+    assert "mtd: warning: trained on 3 images before" in capsys.readouterr().err
+    scored = ("--model", "mtd", "--weights", "results/mtd/last.pt", "--data_path", demo[0] / "results/demo_data", "--json", "--split")
+    assert "trained on 3 images" in tester(*scored, "test", cwd=tmp_path).stderr
+    assert "warning" not in tester(*scored, "val", cwd=tmp_path).stderr
+
+
 def test_the_kept_epoch_is_the_latest_within_a_standard_error(tmp_path, demo, monkeypatch):
     """Means of five epochs: 0.90 after epoch 6, 0.86 after 8, 0.72 after 9; with an error of 0.05 epoch 8 is kept."""
     monkeypatch.chdir(tmp_path)
