@@ -116,7 +116,7 @@ CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces betwee
     "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 1
+MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 2
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
@@ -291,7 +291,7 @@ def read_fields(folder, microscope, magnification):
     given = {f.path for f in fields if f.split}  # a second list of the same images, without splits, would mix them
     kept = {}  # one field an image, though several files may tell of it
     for f in (f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)):
-        (first := kept.setdefault(f.path, f)).cells.extend(c for c in f.cells if c not in first.cells)
+        (first := kept.setdefault(f.path, f)).cells.extend(c for c in f.cells if first is not f and c not in first.cells)
     if not kept:
         raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out all "
                          f"fields, which are {', '.join(sorted(set().union(*(f.tags for f in fields)) - set(SPLITS)))}")
@@ -994,7 +994,7 @@ def read_checkpoint(path, task=None):
         state = torch.load(path, map_location="cpu", weights_only=True)
         known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags get their old values
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
-        there += [state[k] for k in ("epoch", "step", "best", "history", "traces")]
+        there += [state[k] for k in ("epoch", "step", "best", "history", "traces")]  # what lacks is a KeyError
         state.update(config=vars(Config(**{"precision": "fp32", "lr_decay": 0.0, **known})), classes=[*map(str, state["classes"])])
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
