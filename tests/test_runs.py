@@ -159,9 +159,13 @@ def test_all_goes_on_with_its_own_mtd_only(tmp_path, demo, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["--data_path", str(demo[0] / "results/demo_data"), *map(str, TINY), "--epochs", "2"]
     assert s.main(s.run, [*common, "--task", "mtd"]) == 0
+
+    def stopped():
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         whole = s.Trainer.train_epoch
-        patch.setattr(s.Trainer, "train_epoch", lambda self, *a: signal.raise_signal(2) if self.epoch else whole(self, *a))
+        patch.setattr(s.Trainer, "train_epoch", lambda self, *a: stopped() if self.epoch else whole(self, *a))
         assert s.main(s.run, [*common, "--task", "all", "--seed", "1"]) == 130
     assert not Path("results/mtd").exists() and Path("results/mtd.old-1/last.pt").exists()
     assert s.main(s.run, [*common, "--task", "all", "--seed", "1", "--resume"]) == 0
