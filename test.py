@@ -159,8 +159,7 @@ def run_data(flags):
     data = submission.load_data(config, device).split(*submission.SPLITS if flags.split == "all" else [flags.split])
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
-    if seen := set(state.get("seen", ())) & {data.index["sources"][r] for r in data.rows if data.index["splits"][r] != "train"}:
-        print(f"warning: {flags.weights} was trained on {len(seen)} images that are now in val or test", file=sys.stderr)
+    submission.warn_of_seen(flags.weights, set(state.get("seen", ())), data)
     scores = submission.evaluate(model, data, state["config"]["loss"], turns=8)
     keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
     if flags.json:

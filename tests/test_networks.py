@@ -1,10 +1,12 @@
 """Networks, losses, gradients and Grad-CAM against hand-worked values and Captum."""
+import ast
 import math
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from conftest import ROOT
 
 import rollNumber_05 as s
 
@@ -257,3 +259,10 @@ def test_the_game_of_an_mtd_has_the_datas_own_classes_and_the_head_balanced_ones
     assert classes()[:, 4:].shape == (500, 8) and classes()[:, 4:].float().mean() == pytest.approx(0.5, abs=0.03)
     told, shared = classes(conditional=True), classes(augment=False)
     assert torch.equal(told[:, :4], told[:, 4:8]) and torch.equal(told[:, 4:], shared)
+
+
+def test_the_script_stays_short():
+    """At most 1,500 lines, no function of more than 40."""
+    text = (ROOT / "rollNumber_05.py").read_text(encoding="utf-8")
+    lengths = {n.name: n.end_lineno - n.lineno + 1 for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
+    assert text.count("\n") <= 1500 and max(lengths.values()) <= 40, max(lengths, key=lengths.get)

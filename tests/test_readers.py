@@ -503,7 +503,8 @@ def test_lines_of_split_lists(tmp_path, line):
     ("P_vivax Rings", "ring"), ("RING ", "ring"), ("YoungTrophozoite", "trophozoite"), ("late-trophs", "trophozoite"),
     ("SCHISONT", "schizont"), ("gametocytes.", "gametocyte"), ("RedBloodCell", "red blood cell"),
     ("Uninfected", "red blood cell"), ("Healthy RBC", "red blood cell"), ("Infected RBC", "infected rbc"),
-    ("Parasitized red-blood-cells", "parasitized red blood cells"), ("cells, other", "cells other"), ("leucocyte", "leukocyte"), ("string", "string"), ("Babesia  Bovis", "babesia bovis")])
+    ("Parasitized red-blood-cells", "parasitized red blood cells"), ("cells, other", "cells other"),
+    ("leucocyte", "leukocyte"), ("string", "string"), ("Babesia  Bovis", "babesia bovis")])
 def test_canonical_class(spelling, name):
     """Known classes in any spelling; unknown ones in lower case."""
     assert malaria.canonical_class(spelling) == name

@@ -183,8 +183,8 @@ def test_images_that_changed_sides_are_told(tmp_path, demo, monkeypatch, capsys,
     state["seen"] += sorted(sources["test"])[:3]
     s.write_checkpoint(state, tmp_path / "other.pt")
     assert s.main(s.run, [*common, "--task", "mtd", "--weights", "other.pt"]) == 0
-    assert "mtd: warning: trained on 3 images before" in capsys.readouterr().err
-    scored = ("--model", "mtd", "--weights", "results/mtd/last.pt", "--data_path", demo[0] / "results/demo_data", "--json", "--split")
+    assert "warning: mtd was trained on 3 images" in capsys.readouterr().err
+    scored = "--model", "mtd", "--weights", "results/mtd/last.pt", "--data_path", common[1], "--json", "--split"
     assert "trained on 3 images" in tester(*scored, "test", cwd=tmp_path).stderr
     assert "warning" not in tester(*scored, "val", cwd=tmp_path).stderr
 
