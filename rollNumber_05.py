@@ -117,7 +117,7 @@ CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces betwee
     "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 2
+MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 3
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
@@ -309,16 +309,16 @@ def choose_classes(found, asked):
 
 def deal_splits(fields, classes):
     """Give every field a split: those given; what is missing of val and test (15 % each) is dealt out of train in blocks of up to
-    8 in name order, for neighbours can show the same cell; rarest cells first, each to the split least full of them. No seed."""
-    given = not {f.split for f in fields} <= {"val", "test"}
-    for f in fields:
-        f.split = f.split if f.split and given else "train"
-    missing = [s for s in ("val", "test") if s not in {f.split for f in fields}]
-    pool = [f for f in fields if f.split == "train"]
-    size = max(1, min(8, len(pool) // 14))
-    blocks = [pool[i:i + size] for i in range(0, len(pool), size)]
+    8 neighbouring places, which can show the same cell: rarest cells first, each to the split least full of them. No seed."""
+    given, places = not {f.split for f in fields} <= {"val", "test"}, {}  # places: in any magnification
+    for f in (f for f in fields if not given or f.split in (None, "train")):
+        f.split = "train"
+        places.setdefault(re.sub("|".join(MAGNIFICATIONS | MICROSCOPES), "", f.path.as_posix().lower()), []).append(f)
+    missing, places = [s for s in ("val", "test") if s not in {f.split for f in fields}], list(places.values())
+    size = max(1, min(8, len(places) // 14))
+    blocks = [sum(places[i:i + size], []) for i in range(0, len(places), size)]
     if len(blocks) < len(missing) + 1:
-        raise UsageError(f"--data_path: {len(pool)} images are too few to deal out train, {', '.join(missing)}; give more")
+        raise UsageError(f"--data_path: {len(places)} images are too few to deal out train, {', '.join(missing)}; give more")
     counts = np.array([[len(b), *(sum(c == k for f in b for c, _ in f.cells) for k in classes)] for b in blocks], float)
     counts /= np.maximum(counts.sum(0), 1)
     splits, share = ["train", *missing], np.array([1 - 0.15 * len(missing)] + [0.15] * len(missing))
@@ -328,8 +328,8 @@ def deal_splits(fields, classes):
         filled[dealt[b]] += counts[b]
     for k in set(range(len(splits))) - set(dealt):  # tiny sets: no split stays empty
         dealt[max(b for b in range(len(dealt)) if dealt.count(dealt[b]) > 1)] = k
-    for i, f in enumerate(pool):
-        f.split = splits[dealt[i // size]]
+    for f, k in ((f, k) for block, k in zip(blocks, dealt) for f in block):
+        f.split = splits[k]
 
 def read_image(path, channels=3):
     """An image file of any size or mode as uint8 RGB or grey (H, W, channels). Raises UsageError if it is none."""

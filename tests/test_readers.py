@@ -6,6 +6,7 @@ order and label belong together.
 import json
 import types
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -464,15 +465,27 @@ def test_crop_of_nothing(box):
 
 def dealt(n, classes=("ring", "gametocyte"), given=lambda i: None):
     """The splits that deal_splits gives to n fields in name order."""
-    fields = [types.SimpleNamespace(split=given(i), cells=[(classes[i * i % len(classes)], None)]) for i in range(n)]
+    fields = [photograph(f"{i:03}.png", classes[i * i % len(classes)], given(i)) for i in range(n)]
     malaria.deal_splits(fields, list(classes))
     return [f.split for f in fields]
+
+def photograph(path, cell, split=None):
+    """A field of one cell."""
+    return types.SimpleNamespace(path=Path(path), split=split, cells=[(cell, None)])
 
 def test_splits_keep_neighbours_together():
     """Blocks of eight stay whole; val and test get about 15 % each; it is the same every time."""
     splits = dealt(160)
     assert all(len(set(splits[i:i + 8])) == 1 for i in range(0, 160, 8))
     assert all(0.1 <= splits.count(s) / 160 <= 0.2 for s in ("val", "test")) and splits == dealt(160)
+
+def test_photographs_of_one_place_stay_together():
+    """Both microscopes and every magnification of a place share a split, and neighbouring places do, as without them."""
+    fields = [photograph(f"{m}/{size}/s{i:03}_{size}.png", "ring") for m in ("HCM", "LCM") for size in ("100x", "1000x")
+              for i in range(96)]
+    malaria.deal_splits(fields, ["ring"])
+    splits = [[f.split for f in fields[i:i + 96]] for i in range(0, len(fields), 96)]
+    assert all(part == dealt(96, ("ring",)) for part in splits) and set(splits[0]) == set(malaria.SPLITS)
 
 @pytest.mark.parametrize("n", [3, 4, 5, 7, 15, 29])
 def test_no_split_stays_empty(n):
