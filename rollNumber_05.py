@@ -234,8 +234,7 @@ def read_voc(folder):
         root, edges = ElementTree.parse(path).getroot(), ("xmin", "ymin", "xmax", "ymax")
         return [path.name, root.findtext("filename") or path.name], [
             (o.findtext("name"), corners(*(float(o.findtext(f"bndbox/{e}")) for e in edges))) for o in root.iter("object")]
-    for path in folder.files(".xml"):
-        yield path, lambda p=path: parse(p)
+    yield from ((path, functools.partial(parse, path)) for path in folder.files(".xml"))
 
 def read_yolo(folder):
     """YOLO text, one file an image: class index, then centre x, centre y, w, h (or a polygon) in fractions."""
@@ -248,8 +247,7 @@ def read_yolo(folder):
             cells.append((names[int(index)], [float(b) for b in box]))
         return [path.name], cells
     names = yolo_names(folder)
-    for path in (p for p in folder.files(".txt") if names and stem_key(p.name) in folder.images):
-        yield path, lambda p=path: parse(p)
+    yield from ((p, functools.partial(parse, p)) for p in folder.files(".txt") if names and stem_key(p.name) in folder.images)
 
 def yolo_names(folder):
     """{index: class} of a YOLO set, from data.yaml, classes.txt, obj.names or _darknet.labels; None if none is there."""
@@ -308,17 +306,20 @@ def choose_classes(found, asked):
     return names
 
 def deal_splits(fields, classes):
-    """Give every field a split: those given; what is missing of val and test (15 % each) is dealt out of train in blocks of up to
-    8 neighbouring places, which can show the same cell: rarest cells first, each to the split least full of them. No seed."""
-    given, places = not {f.split for f in fields} <= {"val", "test"}, {}  # places: in any magnification
-    for f in (f for f in fields if not given or f.split in (None, "train")):
-        f.split = "train"
-        places.setdefault(re.sub("|".join(MAGNIFICATIONS | MICROSCOPES), "", f.path.as_posix().lower()), []).append(f)
-    missing, places = [s for s in ("val", "test") if s not in {f.split for f in fields}], list(places.values())
+    """Give every field a split: that given to it or its place; what is missing of val and test (15 % each) is dealt out of train
+    in blocks of up to 8 neighbouring places, which can show the same cell: rarest first, each to the split least full. No seed."""
+    given, places = not {f.split for f in fields} <= {"val", "test"}, {}
+    for f in fields:  # a place's photographs differ in microscope and magnification only
+        f.split, words = given and f.split, re.split(r"[/\\_\-. ]+", f.path.with_suffix("").as_posix().lower())
+        places.setdefault(tuple(w for w in words if w not in MAGNIFICATIONS | MICROSCOPES), []).append(f)
+    for f, place in ((f, place) for place in places.values() for f in place):
+        f.split = f.split or min((p.split for p in place if p.split), default="train")
+    missing = [s for s in ("val", "test") if s not in {f.split for f in fields}]
+    places = [part for _, place in sorted(places.items()) if (part := [f for f in place if f.split == "train"])]
     size = max(1, min(8, len(places) // 14))
     blocks = [sum(places[i:i + size], []) for i in range(0, len(places), size)]
     if len(blocks) < len(missing) + 1:
-        raise UsageError(f"--data_path: {len(places)} images are too few to deal out train, {', '.join(missing)}; give more")
+        raise UsageError(f"--data_path: {len(places)} places are too few to deal out train, {', '.join(missing)}; give more")
     counts = np.array([[len(b), *(sum(c == k for f in b for c, _ in f.cells) for k in classes)] for b in blocks], float)
     counts /= np.maximum(counts.sum(0), 1)
     splits, share = ["train", *missing], np.array([1 - 0.15 * len(missing)] + [0.15] * len(missing))
@@ -851,9 +852,9 @@ class Trainer:
             dist.all_reduce(traces.div_(world))
             dist.all_reduce(self.strength.div_(world))
         self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
-        seconds = time.perf_counter() - start
-        return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3), "images_per_second": round(
-            steps * self.config.batch_size * world / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
+        seconds, images = time.perf_counter() - start, steps * self.config.batch_size * world
+        return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
+                "images_per_second": round(images / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
 
     def state(self):
         """The checkpoint: tensors and plain values only."""
@@ -1368,8 +1369,7 @@ def report_mtd(folder, config, data, model, epoch):
     plot_scores(folder, scores)
     plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
     unseen = data.split("val", "test", limit=1000)
-    with torch.no_grad():
-        penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
+    penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
     plot_tsne(folder / "tsne.png", unseen, torch.cat(penultimate).cpu().numpy())
 
 def run_gradcam(config, data):

@@ -4,6 +4,7 @@ Each cell is a disc in its class's colour, so the pixel in the middle of a crop 
 order and label belong together.
 """
 import json
+import re
 import types
 import zipfile
 from pathlib import Path
@@ -480,12 +481,22 @@ def test_splits_keep_neighbours_together():
     assert all(0.1 <= splits.count(s) / 160 <= 0.2 for s in ("val", "test")) and splits == dealt(160)
 
 def test_photographs_of_one_place_stay_together():
-    """Both microscopes and every magnification of a place share a split, and neighbouring places do, as without them."""
-    fields = [photograph(f"{m}/{size}/s{i:03}_{size}.png", "ring") for m in ("HCM", "LCM") for size in ("100x", "1000x")
-              for i in range(96)]
+    """Both microscopes and every magnification of a place share a split, however they say so, and its neighbours' too."""
+    names = ["HCM/100x/s{:03}_100x.png", "HCM/1000x/s{:03}.png", "LCM/s{:03}.jpg", "lcm_1000x/s{:03}_1000x.png"]
+    fields = [photograph(name.format(i), "ring") for n, name in enumerate(names) for i in range(n % 2, 96, 1 + n % 2)]
     malaria.deal_splits(fields, ["ring"])
-    splits = [[f.split for f in fields[i:i + 96]] for i in range(0, len(fields), 96)]
-    assert all(part == dealt(96, ("ring",)) for part in splits) and set(splits[0]) == set(malaria.SPLITS)
+    by_place = {}
+    for f in fields:
+        by_place.setdefault(re.search(r"s(\d+)", str(f.path))[1], set()).add(f.split)
+    assert [by_place[f"{i:03}"] for i in range(96)] == [{split} for split in dealt(96, ("ring",))]
+
+def test_a_place_has_the_split_given_to_one_photograph():
+    """A test list that names one magnification holds for the others, though these are not in any list."""
+    fields = [photograph(f"{m}/s{i:03}_{m}.png", "ring", "test" if m == "1000x" and i < 8 else None)
+              for m in ("100x", "1000x") for i in range(40)]
+    malaria.deal_splits(fields, ["ring"])
+    assert [f.split for f in fields[:8] + fields[40:48]] == ["test"] * 16
+    assert {f.split for f in fields[8:40] + fields[48:]} == {"train", "val"}
 
 @pytest.mark.parametrize("n", [3, 4, 5, 7, 15, 29])
 def test_no_split_stays_empty(n):
