@@ -310,7 +310,7 @@ def deal_splits(fields, classes):
     in blocks of up to 8 neighbouring places, which can show the same cell: rarest first, each to the split least full. No seed."""
     given, places = not {f.split for f in fields} <= {"val", "test"}, {}
     for f in fields:  # a place's photographs differ in microscope and magnification only
-        f.split, words = given and f.split, re.split(r"[/\\_\-. ]+", f.path.with_suffix("").as_posix().lower())
+        f.split, words = given and f.split, re.split(r"[/\\_\-. ]+", f"{f.path.parent.as_posix().lower()}/{stem_key(f.path)}")
         places.setdefault(tuple(w for w in words if w not in MAGNIFICATIONS | MICROSCOPES), []).append(f)
     for f, place in ((f, place) for place in places.values() for f in place):
         f.split = f.split or min((p.split for p in place if p.split), default="train")

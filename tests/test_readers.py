@@ -482,12 +482,13 @@ def test_splits_keep_neighbours_together():
 
 def test_photographs_of_one_place_stay_together():
     """Both microscopes and every magnification of a place share a split, however they say so, and its neighbours' too."""
-    names = ["HCM/100x/s{:03}_100x.png", "HCM/1000x/s{:03}.png", "LCM/s{:03}.jpg", "lcm_1000x/s{:03}_1000x.png"]
+    names = ["HCM/100x/s{:03}_100x.png", "HCM/1000x/s{:03}.png", "LCM/s{:03}.jpg", "lcm_1000x/s{:03}_1000x.png",
+             "hcm 400x/S{:03}400x.png"]
     fields = [photograph(name.format(i), "ring") for n, name in enumerate(names) for i in range(n % 2, 96, 1 + n % 2)]
     malaria.deal_splits(fields, ["ring"])
     by_place = {}
     for f in fields:
-        by_place.setdefault(re.search(r"s(\d+)", str(f.path))[1], set()).add(f.split)
+        by_place.setdefault(re.search(r"/[sS](\d{3})", str(f.path))[1], set()).add(f.split)
     assert [by_place[f"{i:03}"] for i in range(96)] == [{split} for split in dealt(96, ("ring",))]
 
 def test_a_place_has_the_split_given_to_one_photograph():
