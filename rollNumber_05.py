@@ -118,6 +118,7 @@ CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces betwee
 SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 3
+BETWEEN_WORDS = re.compile(r"[/\\_\-. ]+")  # of a path
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
@@ -133,7 +134,7 @@ def stem_key(name):
 
 def path_tags(path):
     """Words of a relative path that say microscope, magnification or split, e.g. {'hcm', '1000x', 'train'}."""
-    words = (re.sub(r"(set|data)?\d*$", "", w) for w in re.split(r"[/\\_\-. ]+", str(path).lower()))
+    words = (re.sub(r"(set|data)?\d*$", "", w) for w in BETWEEN_WORDS.split(str(path).lower()))
     return {SPLIT_SPELLINGS.get(w, w) for w in words} & (MAGNIFICATIONS | MICROSCOPES | set(SPLITS))
 
 def named_split(parts):
@@ -307,11 +308,11 @@ def choose_classes(found, asked):
 
 def deal_splits(fields, classes):
     """Give every field a split: that given to it or its place; what is missing of val and test (15 % each) is dealt out of train
-    in blocks of up to 8 neighbouring places, which can show the same cell: rarest first, each to the split least full. No seed."""
+    in blocks of up to 8 neighbouring places, which can show the same cell: rarest cells first, to the emptiest split. No seed."""
     given, places = not {f.split for f in fields} <= {"val", "test"}, {}
-    for f in fields:  # a place's photographs differ in microscope and magnification only
-        f.split, words = given and f.split, re.split(r"[/\\_\-. ]+", f"{f.path.parent.as_posix().lower()}/{stem_key(f.path)}")
-        places.setdefault(tuple(w for w in words if w not in MAGNIFICATIONS | MICROSCOPES), []).append(f)
+    for f in fields:  # a place's photographs differ in microscope, magnification and split only
+        f.split, words = given and f.split, BETWEEN_WORDS.split(f"{f.path.parent.as_posix().lower()}/{stem_key(f.path)}")
+        places.setdefault(tuple(w for w in words if w not in MAGNIFICATIONS | MICROSCOPES | SPLIT_SPELLINGS.keys()), []).append(f)
     for f, place in ((f, place) for place in places.values() for f in place):
         f.split = f.split or min((p.split for p in place if p.split), default="train")
     missing = [s for s in ("val", "test") if s not in {f.split for f in fields}]
@@ -319,7 +320,7 @@ def deal_splits(fields, classes):
     size = max(1, min(8, len(places) // 14))
     blocks = [sum(places[i:i + size], []) for i in range(0, len(places), size)]
     if len(blocks) < len(missing) + 1:
-        raise UsageError(f"--data_path: {len(places)} places are too few to deal out train, {', '.join(missing)}; give more")
+        raise UsageError(f"--data_path: images of {len(places)} places are too few to deal train, {', '.join(missing)}; give more")
     counts = np.array([[len(b), *(sum(c == k for f in b for c, _ in f.cells) for k in classes)] for b in blocks], float)
     counts /= np.maximum(counts.sum(0), 1)
     splits, share = ["train", *missing], np.array([1 - 0.15 * len(missing)] + [0.15] * len(missing))
@@ -473,9 +474,8 @@ class MalariaDataset:
         """The splits as text: images, cells and each class."""
         rows = [[s, c["images"], sum(c["cells"].values()), *c["cells"].values()] for s, c in self.counts().items()]
         rows.append(["total", *(sum(column) for column in list(zip(*rows))[1:])])
-        head = ["split", "images", "cells" if self.labels.ndim == 1 else "labels", *self.classes]
         return "\n".join([f"layout: {self.index['layout']}, skipped: {self.index['skipped']}", *self.index["problems"][:3],
-                          text_table([head, *rows])])
+                          text_table([["split", "images", "cells" if self.labels.ndim == 1 else "labels", *self.classes], *rows])])
 
 def text_table(rows):
     """Rows of values as aligned text."""

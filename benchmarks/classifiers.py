@@ -194,7 +194,7 @@ def make_trainer(model, config, data, steps):
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
     told = model == "conditional"
-    config = dataclasses.replace(config, conditional=told, game_every=16 if model == "mtd" else 1)  # --time has no DCGAN that tells
+    config = dataclasses.replace(config, conditional=told, game_every=16 if model == "mtd" else 1)  # told: --time has no DCGAN
     return s.Trainer("mtd", config, data.classes, data.device)
 
 

@@ -81,7 +81,9 @@ def bench_train(folder, flags):
 def train_rates(task, config, data, files, smoke):
     """{loop: images/s and their ratio to the tutorial's} of one task, networks and data set."""
     plain, device = {"augment": False, "ema": 0.0}, data.device
-    variants = {"script": {}, "script, equal work": plain, "script, equal work, fp32": {"precision": "fp32", **plain}}
+    variants = {"script": {}, "script, equal work": plain}
+    if s.pick_precision("auto", device) != torch.float32:
+        variants["script, equal work, fp32"] = {"precision": "fp32", **plain}
     loops = {k: ScriptLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
     loops["tutorial"] = TutorialLoop(task, config, files, device, len(data.classes))
     if task == "gan":
@@ -127,8 +129,8 @@ def layer_times(model, example, rounds):
 
 def bench_flops(folder, flags):
     """Section flops."""
-    out = {}
-    for (name, width), precision in itertools.product(NETWORKS.items(), ("fp32", "auto")):
+    out, precisions = {}, ["fp32"] + ["auto"] * (s.pick_precision("auto", torch.device("cpu")) != torch.float32)
+    for (name, width), precision in itertools.product(NETWORKS.items(), precisions):
         config = dataclasses.replace(config_for(width, folder, flags), precision=precision, device="cpu")
         loop, bare = (ScriptLoop("gan", c, s.load_data(c)) for c in (
             config, dataclasses.replace(config, augment=False, ema=0.0)))

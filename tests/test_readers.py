@@ -491,13 +491,20 @@ def test_photographs_of_one_place_stay_together():
         by_place.setdefault(re.search(r"/[sS](\d{3})", str(f.path))[1], set()).add(f.split)
     assert [by_place[f"{i:03}"] for i in range(96)] == [{split} for split in dealt(96, ("ring",))]
 
-def test_a_place_has_the_split_given_to_one_photograph():
-    """A test list that names one magnification holds for the others, though these are not in any list."""
-    fields = [photograph(f"{m}/s{i:03}_{m}.png", "ring", "test" if m == "1000x" and i < 8 else None)
-              for m in ("100x", "1000x") for i in range(40)]
+@pytest.mark.parametrize("folder", ["", "test/"])
+def test_a_place_has_the_split_given_to_one_photograph(folder):
+    """A test list or folder that has one magnification holds for the others, though these are in neither."""
+    told = [(m, i, m == "1000x" and i < 8) for m in ("100x", "1000x") for i in range(40)]
+    fields = [photograph(f"{m}/{folder * test}s{i:03}_{m}.png", "ring", "test" if test else None) for m, i, test in told]
     malaria.deal_splits(fields, ["ring"])
     assert [f.split for f in fields[:8] + fields[40:48]] == ["test"] * 16
     assert {f.split for f in fields[8:40] + fields[48:]} == {"train", "val"}
+
+def test_numbered_names_are_places_of_their_own():
+    """train1, train2, ... are images, not one image's splits."""
+    fields = [photograph(f"train{i}.png", "ring") for i in range(40)]
+    malaria.deal_splits(fields, ["ring"])
+    assert {f.split for f in fields} == set(malaria.SPLITS)
 
 @pytest.mark.parametrize("n", [3, 4, 5, 7, 15, 29])
 def test_no_split_stays_empty(n):
