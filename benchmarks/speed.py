@@ -9,8 +9,8 @@ train   images/s of --task gan and --task mtd against the tutorial loop with equ
         crops, a DataLoader with 2 workers and transforms, plain Adam, a printed line each step; and against the step of
         torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) on the stages alone, where the tutorial starts
         its workers anew every few steps, and with red blood cells, where it hardly ever does; for the paper's (512).
-        "script" is what --task runs: with augmentation and averaged weights, and an mtd's game is played with half as many cells;
-        "equal work" is without augmentation and averages, and with whole batches
+        "script" is what --task runs: with augmentation, averaged weights and G's filter, and an mtd's game is played with half as
+        many cells; "equal work" is without these three, and with whole batches
 flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it,
         and the time of each layer
 start   seconds from command to the end of the first step, cold and warm cache, and peak memory, for 1, 4, 16 times the cells
@@ -80,7 +80,7 @@ def bench_train(folder, flags):
 
 def train_rates(task, config, data, files, smoke):
     """{loop: images/s and their ratio to the tutorial's} of one task, networks and data set."""
-    plain, device = {"augment": False, "ema": 0.0}, data.device
+    plain, device = {"augment": False, "ema": 0.0, "smooth": False}, data.device
     variants = {"script": {}, "script, equal work": plain}
     if s.pick_precision("auto", device) != torch.float32:
         variants["script, equal work, fp32"] = {"precision": "fp32", **plain}

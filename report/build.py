@@ -313,7 +313,8 @@ def draw_networks(path, generator, mtd):
 
 def blocks(network, example):
     """[(kind, detail, output shape), ...] of a network's input, convolutions and linear layers in the order they run."""
-    kinds = {"Conv2d": "conv", "ConvTranspose2d": "transposed conv", "Linear": "linear"}
+    kinds = {"Conv2d": "conv", "ConvTranspose2d": "transposed conv", "SmoothConvTranspose2d": "transposed conv",
+             "Linear": "linear"}
     shapes, hooks = [("input", "", tuple(example.shape[1:]))], []
 
     def note(layer, name, shape):

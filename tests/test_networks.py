@@ -47,6 +47,26 @@ def test_the_assigned_shapes_and_the_papers():
     assert real.shape == (2,) and classes.shape == (2, 4)
 
 
+@pytest.mark.parametrize("c_in, c_out", [(3, 8), (16, 3)])
+def test_a_filtered_transposed_convolution_leaves_no_checkerboard(c_in, c_out):
+    """Of one colour a stride of 2 makes a pattern of period 2; the filter leaves its mean. It is scipy's, edges repeated."""
+    from scipy.ndimage import convolve
+    torch.manual_seed(0)
+    layer = s.SmoothConvTranspose2d(c_in, c_out, 4, 2, 1)
+    plain = torch.nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
+    plain.load_state_dict(layer.state_dict())
+    flat, maps = torch.ones(1, c_in, 6, 6), torch.randn(2, c_in, 5, 5)
+    inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))  # zero padding shows further out
+    before, after = plain(flat)[inside], layer(flat)[inside]
+    assert before.std((2, 3)).min() > 0.01 and after.std((2, 3)).max() < 1e-6
+    assert torch.allclose(after.mean((2, 3)), before.mean((2, 3)), atol=1e-6)
+    wanted = [[convolve(m, [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]], mode="nearest")
+               for m in image] for image in plain(maps).detach().numpy()]
+    assert np.allclose(layer(maps).detach().numpy(), wanted, atol=1e-6)
+    assert all((type(m) is s.SmoothConvTranspose2d) == smooth for smooth in (True, False)
+               for m in s.Generator(smooth=smooth).blocks if isinstance(m, torch.nn.ConvTranspose2d))
+
+
 def test_the_trunk_of_the_mtd_is_the_discriminators():
     """The same trunk: a discriminator's weights fit, and only the head is new."""
     d, mtd = s.Discriminator(), s.MultiTaskDiscriminator(num_classes=4)

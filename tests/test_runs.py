@@ -271,12 +271,12 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(tmp_path, demo):
 
 
 def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
-    """A checkpoint without newer flags, columns and the augmentation strength: resumed in fp32, its numbers in their columns."""
+    """A checkpoint without newer flags, columns and the augmentation strength: G stays unfiltered, numbers in their columns."""
     common = ("--task", "mtd", "--data_path", demo[0] / "results/demo_data")
     assert script(*common, *TINY, "--epochs", 1, cwd=tmp_path).returncode == 0
     last = tmp_path / "results/mtd/last.pt"
     state = s.read_checkpoint(last)
-    for key in ("recipe", "precision", "conditional", "measure_every", "game_every"):
+    for key in ("recipe", "smooth", "conditional", "measure_every", "game_every"):
         del state["config"][key]
     del state["strength"], state["game_every"], state["history"][0]["loss_c"]
     state["config"]["weights"] = "gan.pt"  # with which a new MTD would play seldom
@@ -284,7 +284,8 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     done = script(*common, "--resume", "--epochs", 2, "--measure_every", 10, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     state_now = s.read_checkpoint(last)
-    assert state_now["config"]["precision"] == "fp32" and state_now["game_every"] == 1
+    assert not state_now["config"]["smooth"] and type(s.load_networks(last)[0].blocks[0]) is torch.nn.ConvTranspose2d
+    assert state_now["game_every"] == 1
     first, second = rows(tmp_path / "results/mtd/metrics.csv")
     assert first["val_loss"] == state["history"][0]["val_loss"] and second["epoch"] == 2
 
@@ -322,7 +323,7 @@ def test_rates_are_constant_then_fall():
 def test_a_recipe_is_a_set_of_defaults():
     """The assignment's recipe switches the extras off; a flag that is given wins over it."""
     plain = s.config_from(["--recipe", "assignment", "--ema", "0.9"])
-    assert not plain.augment and plain.dropout == 0 and plain.ema == 0.9 and plain.recipe == "assignment"
+    assert not plain.augment and not plain.smooth and plain.dropout == 0 and plain.ema == 0.9 and plain.recipe == "assignment"
     assert s.config_from([]) == s.Config()
 
 
