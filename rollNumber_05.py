@@ -868,7 +868,7 @@ class Trainer:
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def start_from(self, path):
-        """Take a DCGAN's networks, averages and strength; what it has not stays random: the head, a told G's first layer."""
+        """Take a DCGAN's networks, averages and strength; what it lacks stays random: the head, a told G's class weights."""
         if processes()[1] > 1:  # the first process may still be writing it
             dist.barrier()
         _, _, state = load_networks(path, "gan")
@@ -877,8 +877,8 @@ class Trainer:
                 raise UsageError(f"--weights {path}: made with --{key} {known}; give the same")
         for key, group in (("weights", self.nets), ("ema", self.averages)):
             for k, net in group.items():
-                own = net.state_dict()
-                net.load_state_dict({**own, **{n: v for n, v in state[key][k].items() if v.shape == own[n].shape}})
+                for name, known in state[key][k].items():
+                    net.state_dict()[name][tuple(map(slice, known.shape))] = known  # a told G's first layer has more columns
         self.strength.copy_(state.get("strength", self.strength))
         self.seen = set(state.get("seen", ()))
         self.game_every = self.config.game_every or (16 if state["step"] >= 5000 and not self.config.conditional else 1)

@@ -1,7 +1,7 @@
 """Whether a generator that is told the class draws that class, and whether its cells can stand in for real ones.
 
     pip install -r benchmarks/requirements.txt
-    python rollNumber_05.py --data_path DIR --task mtd --conditional --epochs 120
+    python rollNumber_05.py --data_path DIR --task mtd --conditional --weights saved_models/gan.pt
     python benchmarks/conditional.py --data_path DIR --weights results/mtd/last.pt --out results/conditional.jsonl
     python benchmarks/conditional.py --smoke
 

@@ -33,7 +33,7 @@ SETTINGS = {
     "batch 16": {"batch_size": 16}, "batch 64": {"batch_size": 64}, "batch 128": {"batch_size": 128},
     "epochs x 1/2": {"epochs": 0.5}, "epochs x 2": {"epochs": 2},
     "RMSprop": {"optimizer": "rmsprop"}, "SGD": {"optimizer": "sgd"}, "SGD, rates x 20": {"optimizer": "sgd", "rates": 20},
-    "rates x 1/4": {"rates": 0.25}, "rates x 2": {"rates": 2}, "least squares": {"loss": "lsgan"},
+    "rates x 1/4": {"rates": 0.25}, "rates x 2": {"rates": 2}, "least squares": {"loss": "lsgan"}, "no filter": {"smooth": False},
     "assignment's recipe": {"recipe": "assignment"},
     "with the head": {"task": "mtd"}, "with the head, epochs x 2": {"task": "mtd", "epochs": 2}}
 PARTS = 20  # a run is cut into so many parts, after each of which its learning rates are set

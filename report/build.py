@@ -65,7 +65,7 @@ def run_experiments(data_path, out, quick):
 
 def benchmark(data_path, out, weights):
     """A conditional MTD and every benchmark on a data set."""
-    train("mtd", data_path, out / "conditional", "--conditional", "--epochs", 120)
+    train("mtd", data_path, out / "conditional", "--conditional", "--weights", weights / "gan.pt")
     shutil.copy(out / "conditional/mtd/last.pt", weights / "conditional.pt")  # its generator counts, not the head's best epoch
     for name in ("sweep", "classifiers", "generators", "conditional"):
         call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
