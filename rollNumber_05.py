@@ -519,10 +519,10 @@ def initialise(module):
             nn.init.zeros_(module.bias)
 
 class SmoothConvTranspose2d(nn.ConvTranspose2d):
-    """(B, c_in, h, w) -> (B, c_out, 2h, 2w): a transposed convolution, then (1 2 1)/4 along both sides, edges repeated: a fixed
+    """(B, c_in, h, w) -> (B, c_out, H, W): a transposed convolution, then (1 2 1)/4 along both sides, edges repeated: a fixed
     filter that takes out the checkerboard which a stride of 2 leaves (Odena et al. 2016; Karras et al. 2019, app. C)."""
     def forward(self, maps):
-        line = (2 - torch.arange(-1, 2, device=maps.device).abs()) / 4
+        line = (2 - torch.arange(-1, 2, device=maps.device).abs()).to(maps.dtype) / 4
         kernel, maps = line.outer(line).expand(self.out_channels, 1, 3, 3), F.pad(super().forward(maps), (1, 1, 1, 1), "replicate")
         return F.conv2d(maps, kernel, groups=self.out_channels)
 
@@ -874,7 +874,8 @@ class Trainer:
         _, _, state = load_networks(path, "gan")
         for key in ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth"):
             if (known := state["config"][key]) != getattr(self.config, key):
-                raise UsageError(f"--weights {path}: made with --{key} {known}; give the same")
+                given = f"no-{key}" if known is False else key if known is True else f"{key} {known}"
+                raise UsageError(f"--weights {path}: made with --{given}; give the same")
         for key, group in (("weights", self.nets), ("ema", self.averages)):
             for k, net in group.items():
                 for name, known in state[key][k].items():
@@ -997,7 +998,7 @@ def read_checkpoint(path, task=None):
     """The state in a checkpoint, on the CPU; code in the file cannot run (weights_only). Raises UsageError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags get their old values
+        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags have their defaults
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
         state.update(config=vars(Config(**dict(lr_decay=0.0, smooth=False) | known)), classes=[*map(str, state["classes"])])
     except FileNotFoundError:
@@ -1058,9 +1059,8 @@ def predict(model, data, loss, turns=1, batch_size=256):
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
 
 def classification_scores(labels, probabilities, classes):
-    """Accuracy, balanced accuracy (mean recall of the classes present) with its binomial standard error, table, matrix.
-    labels (N,) indices or (N, n) multi-hot; then accuracy is over all yes/no answers at 0.5, balanced accuracy the mean
-    of (sensitivity + specificity)/2, and there is one 2x2 matrix [[tn, fp], [fn, tp]] a class."""
+    """Accuracy, balanced accuracy (mean recall of classes present), its binomial standard error, table and matrix, of labels (N,)
+    or multi-hot (N, n): then of yes/no answers at 0.5, mean (sensitivity + specificity)/2, a [[tn, fp], [fn, tp]] a class."""
     from sklearn import metrics
     multi, names = labels.ndim == 2, list(range(len(classes)))
     answers = (probabilities > 0.5).astype(int) if multi else probabilities.argmax(1)

@@ -42,6 +42,9 @@ def test(architecture, weights, sample):
     if not isinstance(architecture, str):
         try:
             architecture.load_state_dict(network.state_dict())
+            kinds = [[type(m).__name__ for m in net.modules() if not list(m.children())] for net in (architecture, network)]
+            if kinds[0] != kinds[1]:  # a filter has no weights that could be missing
+                raise RuntimeError("its layers are of other kinds; a Generator needs the smooth=True or False it was trained with")
         except RuntimeError as error:
             raise UsageError(f"{weights}: does not fit this architecture: {' '.join(str(error).split())[:300]}")
         network = architecture.eval()

@@ -284,9 +284,11 @@ def do_runs(flags):
         epochs, steps = length(model, flags, config, len(train))
         record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
                   "classes": data.classes, "labels": held_out.labels.tolist()}
+        if model in ON_DCGAN or model == "mtd_scratch":
+            record["smooth"] = config.smooth
         if done := runs.get((model, seed, fold)):
-            if any(done[k] != v for k, v in record.items()):
-                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells or steps; give another --out")
+            if any(done.get(k) != v for k, v in record.items()):
+                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or generators; give another --out")
             continue
         start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model in ON_DCGAN else None
         if start:

@@ -133,7 +133,7 @@ def bench_flops(folder, flags):
     for (name, width), precision in itertools.product(NETWORKS.items(), precisions):
         config = dataclasses.replace(config_for(width, folder, flags), precision=precision, device="cpu")
         loop, bare = (ScriptLoop("gan", c, s.load_data(c)) for c in (
-            config, dataclasses.replace(config, augment=False, ema=0.0)))
+            config, dataclasses.replace(config, augment=False, ema=0.0, smooth=False)))
         with FlopCounterMode(display=False) as counter:
             bare.run(1)
         shares, rates, steps = {"as run": [], "networks alone": []}, [], 1 if flags.smoke else (20 if width == 128 else 4)

@@ -77,13 +77,14 @@ def run_all(flags):
     data = s.load_data(s.Config(data_path=flags.data_path, results_dir=str(flags.out)), s.pick_device(flags.device))
     quality, done = s.Quality(data), {(r["setting"], r["seed"]): r for r in read_runs(flags.out / "runs.jsonl")}
     key = {"asked": flags.images, "cells": len(data.split("train"))}
-    if any(r[k] != v for r in done.values() for k, v in key.items()):
-        raise s.UsageError(f"--out {flags.out}: has runs of other cells or another --images; give another --out")
+    if any(r[k] != v for r in done.values() for k, v in key.items()) or any(
+            r.get("smooth", False) != settings_of(SETTINGS[name], seed, flags)[0].smooth for (name, seed), r in done.items()):
+        raise s.UsageError(f"--out {flags.out}: has runs of other cells, settings or --images; give another --out")
     todo = [(*settings_of(SETTINGS[name], seed, flags), name) for seed, name in itertools.product(flags.seeds, flags.settings)
             if (name, seed) not in done]
     with s.tqdm(total=sum(images for _, images, _ in todo), unit="img", unit_scale=True, desc="sweep", disable=None) as bar:
         for config, images, name in todo:
-            record = {"setting": name, "seed": config.seed, **key}
+            record = {"setting": name, "seed": config.seed, **key, "smooth": config.smooth}
             try:
                 numbers, generator = train(config, images, data, quality, bar)
                 strip = s.sample(generator, s.latents(8, generator, 0))

@@ -65,7 +65,10 @@ def run_experiments(data_path, out, quick):
 
 def benchmark(data_path, out, weights):
     """A conditional MTD and every benchmark on a data set."""
-    train("mtd", data_path, out / "conditional", "--conditional", "--weights", weights / "gan.pt")
+    dcgan = s.read_checkpoint(weights / "gan.pt")["config"]
+    sizes = [v for key in ("latent_dim", "g_width", "d_width") for v in (f"--{key}", dcgan[key])]
+    train("mtd", data_path, out / "conditional", "--conditional", "--weights", weights / "gan.pt", *sizes,
+          "--smooth" if dcgan["smooth"] else "--no-smooth")
     shutil.copy(out / "conditional/mtd/last.pt", weights / "conditional.pt")  # its generator counts, not the head's best epoch
     for name in ("sweep", "classifiers", "generators", "conditional"):
         call([sys.executable, ROOT / f"benchmarks/{name}.py", "--data_path", data_path, "--out",
@@ -182,11 +185,13 @@ def numbers(results, weights, benchmarks):
         if not classifiers.complete_seeds(runs, model):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]
+    out["classifiers_filtered"] = first[0].get("smooth", False)
     out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"]}
     out["classifiers"] = classifier_numbers(runs, json.loads((benchmarks / "classifier_times.json").read_text()))
     out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
     out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
-    out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))
+    out["sweep"] = sweep_numbers(runs := read_runs(benchmarks / "sweep/runs.jsonl"))
+    out["sweep_filtered"] = any(run.get("smooth") for run in runs)
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
     return out
 
