@@ -67,7 +67,7 @@ class Config:
     dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
     loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
     class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
-    conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells too")
+    conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells; best on a DCGAN (--weights)")
     game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN of 5000 steps, else 1", low=0)
     label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
     optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)

@@ -19,8 +19,7 @@ effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
              classes balanced, C = 0.01. It draws nothing, so all its seeds are alike
-resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32, about mtd's time on a processor: AdamW,
-             1e-3, weight decay 0.05
+resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32: AdamW, 1e-3, weight decay 0.05
 
 The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; those of the script's networks
 fall over the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation

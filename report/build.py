@@ -7,8 +7,8 @@
     python report/build.py --data_path DIR_OR_ZIP --quick  your runs (trained if there are none); benchmarks as committed
 
 With --data_path results and Report.pdf go to results/report/ and the panels that show cells are of your data; without it they
-show the demo set and generated cells. No result in the report is typed by hand: report.typ reads figures/ and numbers.json, which
-this program writes, and built_from.json keeps the fingerprints of all that they were made from.
+show the demo set and generated cells. report.typ reads figures/ and numbers.json, which this program writes, and built_from.json
+keeps the fingerprints of all that they were made from.
 """
 import argparse
 import hashlib
@@ -33,7 +33,7 @@ from peers import read_runs  # noqa: E402
 
 import rollNumber_05 as s  # noqa: E402
 
-SHOWN_EPOCHS = 7
+SHOWN_EPOCHS, TEXT = 7, ("report.typ", "references.bib")
 DATA_FLAGS = ("view", "classes", "microscope", "magnification", "image_size", "channels")
 PANELS = ("predictions_right", "predictions_wrong", "gradcam_right", "gradcam_wrong", "gradcam_real_fake")
 
@@ -399,7 +399,7 @@ def draw_weights(out, weights):
 # ------------------------------------------------------------------- the file
 def fingerprints(results, weights):
     """{file: SHA-1} of everything that the report is made from."""
-    files = [ROOT / "Report.pdf", HERE / "report.typ", HERE / "build.py",
+    files = [ROOT / "Report.pdf", HERE / "build.py", *(HERE / name for name in TEXT),
              *(p for p in results.rglob("*") if p.is_file()), *weights.glob("*.pt")]
     return {p.relative_to(ROOT).as_posix(): hashlib.sha1(p.read_bytes()).hexdigest() for p in sorted(files)}
 
@@ -415,7 +415,8 @@ def build(results, weights, panels, about, out):
     found = json.dumps({**numbers(results, weights, benchmarks), **about}, indent=1)
     (where / "numbers.json").write_text(found + "\n")
     if not committed:
-        shutil.copy(HERE / "report.typ", where / "report.typ")
+        for name in TEXT:
+            shutil.copy(HERE / name, where / name)
     typst.compile(str(where / "report.typ"), output=str(out))
     if committed:
         (HERE / "built_from.json").write_text(json.dumps(fingerprints(results, weights), indent=1) + "\n")
