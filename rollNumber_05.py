@@ -298,11 +298,11 @@ def read_fields(folder, microscope, magnification):
     return layout, sorted(kept.values(), key=lambda f: f.path.relative_to(folder.root).as_posix())
 
 def choose_classes(found, asked):
-    """The class names to use, of those found: `asked` (comma-separated) or, for 'auto', the stages or else all."""
+    """The classes to use, of those found: `asked`, by commas (one at the end: some may lack), for 'auto' stages, else all."""
     if asked == "auto":
         return [s for s in STAGES if s in found] or sorted(found - {"difficult"}) or sorted(found)
-    names = list(dict.fromkeys(canonical_class(c) for c in asked.split(",")))
-    if not found & set(names) or set(names) - found - set(CLASS_SPELLINGS):
+    names = list(dict.fromkeys(canonical_class(c) for c in asked.removesuffix(",").split(",")))
+    if not found & set(names) or set(names) - found - set(CLASS_SPELLINGS) and not asked.endswith(","):
         raise UsageError(f"--classes {asked}: not all of these are in the data, which has {', '.join(sorted(found))}")
     return names
 
@@ -414,9 +414,9 @@ def atomic_folder(target):
 def open_data_path(data_path, cache):
     """The folder of a data path; a zip is unpacked once into `cache`. Raises UsageError."""
     path = Path(os.path.expanduser(data_path))
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
-    if not path.exists():
+    if not os.path.exists(path):  # unlike path.exists() no error for a name that is too long
         raise UsageError(f"--data_path {data_path}: no such folder or zip")
     key = hashlib.sha1(f"{path.resolve()}{path.stat().st_size}{path.stat().st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache / f"zip-{key}"
@@ -507,8 +507,7 @@ def load_data(config, device="cpu"):
 SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4, 8, 16, 32, 64, 128)}
 
 def layer_plan(image_size, width):
-    """[(side, channels)] from 4x4 towards the image: channels halve at each doubling, never below 8. Between two sides a stride-2,
-    padding-1 kernel has large - 2*small + 4 pixels, from o = (i - 1)*2 - 2*1 + k."""
+    """[(side, channels)] from 4x4 up, channels halving, at least 8; kernels (stride 2, padding 1): large - 2*small + 4 pixels."""
     return [(side, max(8, width >> i)) for i, side in enumerate(SIDES[image_size][:-1])]
 
 def initialise(module):
@@ -608,9 +607,8 @@ def summarise(model, example):
 def evaluating(model):
     """Eval mode inside the block; every submodule's own mode is restored after it."""
     modes = [(m, m.training) for m in model.modules()]
-    model.eval()
     try:
-        yield model
+        yield model.eval()
     finally:
         for module, training in modes:
             module.training = training
@@ -881,7 +879,7 @@ class Trainer:
                 for name, known in state[key][k].items():
                     net.state_dict()[name][tuple(map(slice, known.shape))] = known  # a told G's first layer has more columns
         self.strength.copy_(state.get("strength", self.strength))
-        self.seen = set(state.get("seen", ()))
+        self.seen = set(state["seen"])
         self.game_every = self.config.game_every or (16 if state["step"] >= 5000 and not self.config.conditional else 1)
 
     def load(self, state):
@@ -891,7 +889,7 @@ class Trainer:
                 part.load_state_dict(state[key][k])
         self.strength.copy_(state.get("strength", self.strength))
         self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"],
-                             game_every=state.get("game_every", 1), seen=set(state.get("seen", ())))
+                             game_every=state.get("game_every", 1), seen=set(state["seen"]))
 
 def make_run_folder(config, task, data):
     """Make results/<task> with config.json, what is run; an earlier run's folder is moved aside unless this goes on with it."""
@@ -998,9 +996,10 @@ def read_checkpoint(path, task=None):
     """The state in a checkpoint, on the CPU; code in the file cannot run (weights_only). Raises UsageError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}  # newer flags have their defaults
+        known = dict(lr_decay=0.0, smooth=False) | {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
-        state.update(config=vars(Config(**dict(lr_decay=0.0, smooth=False) | known)), classes=[*map(str, state["classes"])])
+        names = {k: [*map(str, v)] for k, v in (("classes", state["classes"]), ("seen", state.get("seen", ())))}
+        state.update(config=vars(Config(**known)), **names)  # what an older one lacks is of today's defaults
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
@@ -1482,6 +1481,7 @@ def run_tasks(config, data):
 
 def main(work, arguments):
     """Run work(arguments) and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl-C."""
+    getattr(sys.stdout, "reconfigure", lambda errors: None)(errors="backslashreplace")  # for names that a terminal cannot write
     try:
         work(arguments)
         return 0

@@ -9,6 +9,7 @@ From Python: test("mtd", "saved_models/mtd.pt", "cell.png") or test("gan", "save
 """
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def read_noise(sample, length):
     """Noise from an array or .npy file as a float tensor (length,) or (N, length)."""
     try:
         values = np.load(sample, allow_pickle=False) if isinstance(sample, (str, Path)) else np.asarray(sample)
-        noise = torch.from_numpy(values.astype(np.float32, casting="same_kind" if values.dtype.kind in "fc" else "unsafe"))
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            noise = torch.from_numpy(values.astype(np.float32, casting="same_kind" if values.dtype.kind in "fc" else "unsafe"))
     except Exception as error:  # numpy raises many kinds for files and values that are not numbers
         raise UsageError(f"--noise {sample}: not an array or .npy file of numbers ({error})")
     if noise.ndim not in (1, 2) or noise.shape[-1] != length or not noise.isfinite().all() or not noise.numel():
@@ -75,7 +77,10 @@ def read_sample(sample, config):
     """An image file or array of any size and mode as uint8 (S, S, C) of the model's size and channels."""
     if isinstance(sample, (str, Path)):
         return submission.crop_cell(submission.read_image(sample, config["channels"]), None, config["image_size"])
-    image = np.asarray(sample)
+    try:
+        image = np.asarray(sample)
+    except Exception as error:  # as above
+        raise UsageError(f"not an array of numbers ({error})")
     if image.ndim == 2:
         image = image[:, :, None]
     kind = image.dtype.kind
@@ -132,14 +137,14 @@ def run_gan(flags):
 def run_images(flags):
     """Classify an image, or all images in a folder; unreadable ones in a folder are named and passed over."""
     path = Path(flags.image)
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in submission.IMAGE_ENDINGS) if path.is_dir() else [path]
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in submission.IMAGE_ENDINGS) if os.path.isdir(path) else [path]
     _, model, state = submission.load_networks(flags.weights, "mtd", submission.pick_device(flags.device))
     images = {}
     for file in files:
         try:
             images[str(file)] = read_sample(file, state["config"])
         except UsageError as error:
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 raise
             print(f"passed over: {error}", file=sys.stderr)
     if not images:
@@ -158,11 +163,12 @@ def run_data(flags):
     device = submission.pick_device(flags.device)
     _, model, state = submission.load_networks(flags.weights, "mtd", device)
     kept = {k: state["config"][k] for k in ("view", "microscope", "magnification", "image_size", "channels")}
-    config = submission.Config(**kept, data_path=flags.data_path, classes=",".join(state["classes"]))
+    asked = ",".join([*state["classes"], ""])  # a comma at the end: some may lack
+    config = submission.Config(**kept, data_path=flags.data_path, classes=asked)
     data = submission.load_data(config, device).split(*submission.SPLITS if flags.split == "all" else [flags.split])
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
-    submission.warn_of_seen(flags.weights, set(state.get("seen", ())), data)
+    submission.warn_of_seen(flags.weights, set(state["seen"]), data)
     scores = submission.evaluate(model, data, state["config"]["loss"], turns=8)
     keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
     if flags.json:

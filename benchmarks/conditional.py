@@ -47,15 +47,17 @@ def joined(a, b):
     return cells(images, labels, a.classes, a.device)
 
 
-def run_all(flags, generator):
-    """A line of --out for each seed and kind of training cells that --out lacks."""
+def run_all(flags, generator, state):
+    """A line of --out for each seed and kind of training cells that --out lacks; state: the generator's checkpoint."""
     config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
                       device=flags.device)
     data, done = s.load_data(config, s.pick_device(flags.device)), {(r["cells"], r["seed"]): r for r in read_runs(flags.out)}
     made_by = "" if flags.smoke else hashlib.sha1(flags.weights.read_bytes()).hexdigest()
     real, unseen = data.split("train"), data.split("val", "test")
-    if generator.num_classes != len(data.classes):
-        raise s.UsageError(f"--weights {flags.weights}: not of a generator that is told one of {len(data.classes)} classes")
+    if not generator.num_classes or any(state["config"][k] != getattr(config, k) for k in ("image_size", "channels")) or (
+            state["classes"] != data.classes):
+        raise s.UsageError(f"--weights {flags.weights}: not of a generator that is told one of {', '.join(data.classes)} and "
+                           f"draws cells of {config.image_size} pixels and {config.channels} channels")
     count = 8 if flags.smoke else 500
     epochs, steps = (1, 2) if flags.smoke else (s.EPOCHS["mtd"], max(config.min_steps, math.ceil(len(real) / 32)))
     for seed in flags.seeds:
@@ -109,7 +111,10 @@ def run(arguments):
         if flags.smoke:
             flags.out, flags.seeds = Path(folder, "conditional.jsonl"), [1]
         if not flags.summary:
-            run_all(flags, s.Generator(num_classes=len(s.STAGES)) if flags.smoke else s.load_networks(flags.weights, "mtd")[0])
+            generator, state = s.Generator(num_classes=len(s.STAGES)), {"config": vars(s.Config()), "classes": list(s.STAGES)}
+            if not flags.smoke:
+                generator, _, state = s.load_networks(flags.weights, "mtd")
+            run_all(flags, generator, state)
         if not (runs := read_runs(flags.out)):
             raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
         print(summary(runs))

@@ -264,14 +264,14 @@ def bench_epoch(folder, flags):
 SECTIONS = {"train": bench_train, "flops": bench_flops, "start": bench_start, "answer": bench_answer, "epoch": bench_epoch}
 
 
-def main():
+def run(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--data_path", default="", help="default: the demo set")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="for train and epoch")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", help="write the numbers as JSON to this file as well")
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     flags.data_path, results = flags.data_path and os.path.abspath(flags.data_path), {}
     with tempfile.TemporaryDirectory() as folder:
         if len(flags.only) == 1:
@@ -282,11 +282,12 @@ def main():
                 part = Path(folder, f"{name}.json")
                 command = [sys.executable, __file__, "--only", name, "--data_path", flags.data_path, "--device", flags.device,
                            "--out", str(part)]
-                subprocess.run(command + ["--smoke"] * flags.smoke, check=True)
+                if code := subprocess.run(command + ["--smoke"] * flags.smoke).returncode:
+                    raise RuntimeError(f"--only {name} ended with exit code {code}")
                 results |= json.loads(part.read_text())
     if flags.out:
         Path(flags.out).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(s.main(run, sys.argv[1:]))

@@ -162,7 +162,8 @@ def run(arguments):
             raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
         text = table(runs)
         (flags.out / "table.txt").write_text(text + "\n")
-        picture(runs, flags.out, flags.out / "sweep.png")
+        if any("failed" not in r for r in runs):
+            picture(runs, flags.out, flags.out / "sweep.png")
         print(text)
 
 

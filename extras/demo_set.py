@@ -122,8 +122,10 @@ def write_demo_set(folder, seed=0):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo_data"), help="a new folder (default: demo_data)")
-    if (target := parser.parse_args().folder).exists():
-        print(f"error: {target} is already there; name a new folder", file=sys.stderr)
+    target = parser.parse_args().folder
+    try:
+        target.mkdir(parents=True)
+    except OSError as error:
+        print(f"error: {target} cannot be made; name a new folder ({error.strerror})", file=sys.stderr)
         sys.exit(2)
-    target.mkdir(parents=True)
     write_demo_set(target)

@@ -21,9 +21,11 @@ SECTIONS = ("TRAIN ON YOUR DATA", "WHAT A RUN LEAVES", "TEST THE WEIGHTS")  # of
 
 
 def readme(text):
-    """The readme of the zip: title, how to install, and the SECTIONS, in their order."""
+    """The readme of the zip: title, how to install, and the SECTIONS, in their order. Raises ValueError if one lacks."""
     title, *rest = re.split(r"^([A-Z][A-Z ,]+)\n-+\n", text, flags=re.M)
     sections = dict(zip(rest[::2], rest[1::2]))
+    if lacking := [name for name in SECTIONS if name not in sections]:
+        raise ValueError(f"README.txt has no section {lacking[0]}")
     head = "\n".join(title.splitlines()[:2]) + "\n\n    pip install -r requirements.txt\n\n\n"
     return head + "".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in SECTIONS).rstrip() + "\n"
 
@@ -38,14 +40,14 @@ def hand_in(name, roll_number, report, out, root=ROOT):
     if missing:
         raise ValueError(f"missing or empty: {', '.join(missing)}; README.txt says how each is made")
     folder, script = f"{name}_{roll_number}_05", f"{roll_number}_05.py"
+    texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.suffix in (".py", ".txt")}
+    texts["README.txt"] = readme(texts["README.txt"])
     target = out / f"{folder}.zip"
     part = target.with_suffix(".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in sources.items():
-            if path.suffix in (".py", ".txt"):
-                text = path.read_text(encoding="utf-8")
-                text = readme(text) if name == "README.txt" else text
-                archive.writestr(f"{folder}/{name.replace(SCRIPT, script)}", text.replace(SCRIPT, script))
+            if name in texts:
+                archive.writestr(f"{folder}/{name.replace(SCRIPT, script)}", texts[name].replace(SCRIPT, script))
             else:
                 archive.write(path, f"{folder}/{name}")
     os.replace(part, target)

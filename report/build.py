@@ -44,18 +44,29 @@ def run_experiments(data_path, out, quick):
 
     quick: no benchmarks, and only the DCGAN and the MTD are trained where there are none.
     """
-    own = all(finished(ROOT / "results" / task, data_path) for task in ("gan", "mtd"))
+    if not Path(data_path).exists():
+        raise s.UsageError(f"--data_path {data_path}: no such folder or zip")
+    yours = [ROOT / "results" / task for task in ("gan", "mtd")]
+    own = all(finished(run, data_path, told=quick) for run in yours)
+    if quick and not own and any((config := config_of(run)) and same_data(config, data_path) for run in yours):
+        raise s.UsageError(f"{ROOT / 'results'}: gan and mtd are not both finished runs on this data; finish them, with --task "
+                           "gan|mtd --resume, or move them away")
     runs, weights = ROOT / "results" if own else out / "runs", out / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     for task in ("gan", "mtd"):
         train(task, data_path, runs, *(["--weights", runs / "gan/last.pt"] if task == "mtd" else []))
         best = runs / task / "best.pt"
         shutil.copy(best if best.exists() else best.with_name("last.pt"), weights / f"{task}.pt")
-    config = config_of(runs / "mtd")
+    config, dcgan = config_of(runs / "mtd"), config_of(runs / "gan")
+    if other := [k for k in DATA_FLAGS if config[k] != dcgan[k]]:
+        raise s.UsageError(f"{runs}: gan was made with --{other[0]} {dcgan[other[0]]}, mtd with {config[other[0]]}; the report "
+                           "needs them alike")
     given = {k: config[k] for k in DATA_FLAGS if config[k] != getattr(s.Config(), k)}
-    if config["view"] == "field" or (given and not quick):
-        raise s.UsageError(f"{runs / 'mtd'} was made with --{next(iter(given))}; the report is about --view cell, its benchmarks "
-                           "are about the default flags: give --quick, or move the runs away")
+    if config["view"] == "field":
+        raise s.UsageError(f"{runs / 'mtd'} was made with --view field; the report is about --view cell: move the runs away")
+    if given and not quick:
+        raise s.UsageError(f"{runs / 'mtd'} was made with --{next(iter(given))}; the benchmarks are about the default flags: give "
+                           "--quick, or move the runs away")
     data = s.load_data(s.Config(**given, data_path=data_path, results_dir=str(runs)))
     collect(data, runs, out)
     draw_panels(data, weights / "mtd.pt", out / "panels")
@@ -79,15 +90,19 @@ def benchmark(data_path, out, weights):
 
 
 def config_of(run):
-    """The flags of a run's folder, over today's defaults; None if there is no run."""
+    """The flags of a run's folder, over today's defaults; None if there is no run. Raises UsageError if its file is damaged."""
     path = run / "config.json"
-    return {**vars(s.Config()), **json.loads(path.read_text())["config"]} if path.exists() else None
+    try:
+        return {**vars(s.Config()), **json.loads(path.read_text())["config"]} if path.exists() else None
+    except (ValueError, LookupError, TypeError):
+        raise s.UsageError(f"{path}: damaged; move {run} away")
 
 
-def finished(run, data_path):
-    """Whether a folder holds a finished run on this data whose generator is not told the class."""
+def finished(run, data_path, told):
+    """Whether a folder holds a finished run on this data; told: also one whose generator is told the class."""
     config = config_of(run)
-    return bool(config) and same_data(config, data_path) and (run / "quality.json").exists() and not config["conditional"]
+    done = bool(config) and same_data(config, data_path) and (run / "quality.json").exists()
+    return done and (told or not config["conditional"])
 
 
 def same_data(config, data_path):
@@ -108,9 +123,10 @@ def train(task, data_path, folder, *flags):
 
 
 def call(command):
-    """Run a command, its output on the terminal. Raises UsageError if it ends badly, with its exit code."""
+    """Run a command, its output on the terminal. Raises UsageError or RuntimeError if it ends badly, with its exit code."""
     if code := subprocess.run(list(map(str, command))).returncode:
-        raise s.UsageError(f"{' '.join(map(str, command[1:]))} ended with exit code {code}; the same command goes on from there")
+        kind = s.UsageError if code == 2 else RuntimeError
+        raise kind(f"{' '.join(map(str, command[1:]))} ended with exit code {code}; the same command goes on from there")
 
 
 def collect(data, runs, out):
@@ -148,24 +164,26 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
                 shutil.copy(path, out / path.name)
 
 
-def leak(data, threshold=0.93, draws=1000):
+def leak(data, threshold=0.93, rows=1000):
     """How many pairs of cells in different images are near copies, and how many of them each way of splitting parts.
 
-    Near: correlation of the 64x64 crops over `threshold`. Parted: one in train, the other in val or test (or val and test).
+    Near: correlation of the crops over `threshold`. Parted: in different splits; at random: the mean over all ways to deal the
+    cells into splits of these sizes.
     """
     images = data.uint8(range(len(data))).reshape(len(data), -1).astype(np.float32)
     images -= images.mean(1, keepdims=True)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     sources = [data.index["sources"][r] for r in data.rows]
     field, labels = np.unique(sources, return_inverse=True)[1], data.labels.cpu().numpy()
-    a, b = np.where(np.triu(images @ images.T, 1) > threshold)
+    found = (np.add(np.where(np.triu(images[i:i + rows] @ images[i:].T, 1) > threshold), i) for i in range(0, len(images), rows))
+    a, b = np.concatenate(list(found), 1)
     a, b = (i[field[a] != field[b]] for i in (a, b))
-    split, rng = np.array([data.index["splits"][r] for r in data.rows]), np.random.default_rng(0)
-    drawn = [rng.permutation(split) for _ in range(draws)]
+    split, sizes = np.unique([data.index["splits"][r] for r in data.rows], return_inverse=True, return_counts=True)[1:]
+    together = (sizes * (sizes - 1)).sum() / (len(split) * (len(split) - 1))
     return {"threshold": threshold, "pairs": len(a), "neighbours": int((abs(field[a] - field[b]) == 1).sum()),
             "other_label": int((labels[a] != labels[b]).sum()),
             "parted_by_blocks": int((split[a] != split[b]).sum()),
-            "parted_at_random": float(np.mean([(d[a] != d[b]).sum() for d in drawn])), "draws": draws}
+            "parted_at_random": float(len(a) * (1 - together))}
 
 
 # -------------------------------------------------------------------- numbers
@@ -407,7 +425,7 @@ def fingerprints(results, weights):
 def build(results, weights, panels, about, out):
     """Figures, numbers.json, then the PDF; everything but that of the committed report lies beside `out`."""
     import typst
-    committed = out.resolve() == ROOT / "Report.pdf"
+    committed = not about["real_panels"] and out.resolve() == ROOT / "Report.pdf"
     where = HERE if committed else out.resolve().parent / "report_source"
     benchmarks = HERE / "results" if about["borrowed_benchmarks"] else results
     told = (ROOT / "saved_models" if about["borrowed_benchmarks"] else weights) / "conditional.pt"

@@ -92,7 +92,7 @@ DATA = [  # --data_path of --task data; what the error must name
     ("note.txt", "note.txt"), ("cut.zip", "cut.zip"), ("damaged.zip", "damaged.zip"), ("without_data.zip", "without_data.zip"),
     ("broken_json", "annotations.json"), ("no_images", "PA000.JPG"), ("unreadable", "unreadable"), ("no_cells", "no_cells"),
     ("pair", "--data_path"), ("coco_ids", "cells.json"), ("coco_null", "cells.json"), ("yolo_yaml", "data.yaml"),
-    ("yolo_text", "data.yaml"), ("m5 --magnification 400x", "--magnification 400x"),
+    ("yolo_text", "data.yaml"), ("m5 --magnification 400x", "--magnification 400x"), ("x" * 300, "--data_path"),
     ("m5 --microscope lcm", "--microscope lcm")]
 
 RUNS = [  # appended to a tiny run; what the error must name
@@ -137,8 +137,8 @@ def test_an_empty_argument(program, request, tmp_path):
 
 @pytest.mark.parametrize("change", [
     {"config": {"g_width": 8, "d_width": 8, "image_size": 28, "dropout": 5}}, {"config": {"channels": 2}},
-    {"config": {"lr_g": "x"}}, {"config": 3}, {"classes": 3}, {"format": 2}, {"ema": {}}, {"ema": None}, *({k: ...} for k in (
-        "config", "classes", "weights", "ema", "optimizers", "history", "step"))], ids=str)
+    {"config": {"lr_g": "x"}}, {"config": 3}, {"classes": 3}, {"seen": None}, {"format": 2}, {"ema": {}},
+    {"ema": None}, *({k: ...} for k in ("config", "classes", "weights", "ema", "optimizers", "history", "step"))], ids=str)
 def test_checkpoints_made_by_hand(bench, monkeypatch, capsys, tmp_path, change):
     """Parts that are missing (...) or of another kind in a file of plain values: one line that names it, whoever reads it."""
     monkeypatch.chdir(bench)

@@ -1,5 +1,6 @@
 """The hand-in zip runs when unpacked; the report's inputs are all there and no older than what they were made from."""
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -7,7 +8,10 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+import rollNumber_05 as s
+import torch
 from conftest import ROOT
 
 PARTS = ("README.txt", "requirements.txt", "rollNumber_05.py", "test.py", "Report.pdf")
@@ -53,9 +57,60 @@ def test_a_missing_part_is_named_and_nothing_is_written(project, missing):
     assert done.returncode == 2 and missing in done.stderr and done.stderr.count("\n") == 1 and not list(project.glob("*.zip"))
 
 
+def test_a_readme_of_ones_own_has_to_have_the_sections(project):
+    (project / "README.txt").write_text("MY WORK\n=======\n")
+    done = hand_in(project, "--name", "Ada", "--roll_number", "1234")
+    assert done.returncode == 2 and "TRAIN ON YOUR DATA" in done.stderr and done.stderr.count("\n") == 1
+    assert not [*project.glob("*.zip"), *project.glob("*.part")]
+
+
 def test_a_name_that_cannot_be_a_file_is_refused(project):
     done = hand_in(project, "--name", "../Ada", "--roll_number", "1234")
     assert done.returncode == 2 and "--name" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def report():
+    """report/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("report_build", ROOT / "report/build.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_near_copies_are_counted(report, rows):
+    """Cells 0 and 2 are alike and in two splits, 3 and 5, of neighbouring fields, in one; 1 and 4 are of one field."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    images[2], images[5], images[4] = images[0], 255 - (255 - images[3]) // 2, images[1]
+    index = {"rows": range(6), "labels": [0, 0, 1, 0, 0, 0], "sources": list("abcdbf"), "classes": ["x", "y"],
+             "splits": ["train", "train", "val", "test", "train", "test"]}
+    found = report.leak(s.MalariaDataset(torch.from_numpy(images), index, range(6)), rows=rows)
+    assert [found[k] for k in ("pairs", "neighbours", "other_label", "parted_by_blocks")] == [2, 1, 1, 1]
+    assert found["parted_at_random"] == pytest.approx(2 * (1 - (3 * 2 + 2 * 1) / (6 * 5)))
+
+
+@pytest.mark.parametrize("mtd, named", [
+    ({}, None), ({"conditional": True}, None), ({"image_size": 32}, "--image_size 64"), ({"view": "field"}, "--view cell"),
+    ("{", "config.json"), (None, "--resume")])
+def test_the_runs_that_a_quick_report_takes(report, tmp_path, monkeypatch, mtd, named):
+    """A student's two finished runs are taken as they are; what does not fit is named, and nothing is trained anew."""
+    for task in ("gan", "mtd"):
+        (folder := tmp_path / "results" / task).mkdir(parents=True)
+        given = dict(data_path=str(tmp_path)) | (mtd if task == "mtd" and isinstance(mtd, dict) else {})
+        text = mtd if task == "mtd" and isinstance(mtd, str) else json.dumps({"config": vars(s.Config(**given))})
+        for name in ("config.json", "best.pt", *(["quality.json"] if task == "gan" or mtd is not None else [])):
+            (folder / name).write_text(text)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(s, "load_data", lambda config: config)
+    for name in ("collect", "draw_panels"):
+        monkeypatch.setattr(report, name, lambda *arguments: None)
+    monkeypatch.setattr(report, "call", lambda command: pytest.fail(f"ran {command}"))
+    if named:
+        with pytest.raises(s.UsageError, match=named):
+            report.run_experiments(str(tmp_path), tmp_path / "out", quick=True)
+    else:
+        report.run_experiments(str(tmp_path), tmp_path / "out", quick=True)
+        assert (tmp_path / "out/weights/mtd.pt").exists()
 
 
 def test_the_report_is_not_older_than_its_sources():

@@ -541,6 +541,13 @@ def test_canonical_class(spelling, name):
     """Known classes in any spelling; unknown ones in lower case."""
     assert malaria.canonical_class(spelling) == name
 
+def test_classes_that_the_data_lacks():
+    """Names that are not there are refused, for they may be misspelt, but not where a comma at the end allows it (test.py)."""
+    assert malaria.choose_classes({"cat", "dog"}, "bird,cat,dog,") == ["bird", "cat", "dog"]
+    for asked in ("bird,cat,dog", "bird,"):
+        with pytest.raises(malaria.UsageError, match="cat, dog"):
+            malaria.choose_classes({"cat", "dog"}, asked)
+
 def test_stem_key():
     """Folders of either kind, case, spaces, ending and magnification do not count; other dots and numbers do."""
     same = ("Images/HCM/Smear 1_1000x.PNG", r"D:\M5\smear 1.jpg", "smear1-400x.xml", "SMEAR1", "smear1_100x")

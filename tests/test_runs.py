@@ -3,6 +3,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -397,6 +398,14 @@ def test_a_generator_that_is_told_the_class_draws_it(tester, tmp_path):
     assert done.returncode == 2 and "--label leukocyte" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_name_that_the_terminal_cannot_write(demo, tester, tmp_path, monkeypatch):
+    """As on Windows, where output to a file is in cp1252: the name is escaped, the answer is there."""
+    shutil.copy(demo[0] / "results/demo_data/images/demo_000.png", tmp_path / "клетка.png")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    done = tester("--model", "mtd", "--weights", demo[0] / "weights/mtd.pt", "--image", "клетка.png", cwd=tmp_path)
+    assert done.returncode == 0 and r"\u043a" in done.stdout, done.stderr
+
+
 @pytest.fixture(scope="session")
 def module():
     """test.py as a module; not by its name, which the standard library has too."""
@@ -421,6 +430,11 @@ def test_the_test_function(demo, module):
     assert several[0]["probabilities"] == pytest.approx(several[1]["probabilities"], abs=0.02)
     with pytest.raises(s.UsageError, match="weights of a gan"):
         module.test("mtd", folder / "weights/gan.pt", image)
+    for wrong in (np.array([["cell"]]), torch.zeros(9, 9, requires_grad=True)):
+        with pytest.raises(s.UsageError, match="array"):
+            module.test("mtd", folder / "weights/mtd.pt", wrong)
+    with pytest.raises(s.UsageError, match="finite"):
+        module.test("gan", folder / "weights/gan.pt", np.full(100, 1e300))
     with pytest.raises(s.UsageError, match="does not fit"):
         module.test(s.Generator(image_size=64), folder / "weights/gan.pt", np.zeros(100))
     with pytest.raises(s.UsageError, match="does not fit .* smooth"):
@@ -431,7 +445,8 @@ def test_the_test_function(demo, module):
     (("--model", "cnn"), "--model"), ((), "--model"), (("--model", "mtd"), "--image"),
     (("--model", "mtd", "--image", "nowhere.png"), "nowhere.png"), (("--model", "gan", "--num_images", 0), "--num_images"),
     (("--model", "gan", "--noise", "nowhere.npy"), "nowhere.npy"), (("--model", "gan", "--wieghts", "x"), "--weights"),
-    (("--model", "mtd", "--data_path", "nowhere"), "nowhere"), (("--model", "gan", "--seed", -1), "--seed")])
+    (("--model", "mtd", "--data_path", "nowhere"), "nowhere"), (("--model", "gan", "--seed", -1), "--seed"),
+    (("--model", "mtd", "--image", "x" * 300), "xxx")])
 def test_wrong_usage_of_test_py(arguments, names, demo, module, capsys):
     """One line on standard error that names the flag or file, exit code 2."""
     weights = ("--weights", demo[0] / f"weights/{arguments[1]}.pt") if len(arguments) > 2 and "--wieghts" not in arguments else ()
