@@ -203,7 +203,8 @@ def numbers(results, weights, benchmarks):
         if not classifiers.complete_seeds(runs, model):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]
-    out["classifiers_filtered"] = first[0].get("smooth", False)
+    out["plain"] = [m for m in ("mtd", "head", "conditional", "mtd_scratch") if any(
+        not r.get("smooth") for seed in classifiers.complete_seeds(runs, m) for r in seed)]
     out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"]}
     out["classifiers"] = classifier_numbers(runs, json.loads((benchmarks / "classifier_times.json").read_text()))
     out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
