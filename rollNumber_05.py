@@ -999,7 +999,7 @@ def read_checkpoint(path, task=None):
         known = dict(lr_decay=0.0, smooth=False) | {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
         names = {k: [*map(str, v)] for k, v in (("classes", state["classes"]), ("seen", state.get("seen", ())))}
-        state.update(config=vars(Config(**known)), **names)  # what an older one lacks is of today's defaults
+        state.update(config=vars(Config(**known)), **names)  # other newer flags get today's defaults
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe

@@ -136,15 +136,15 @@ def run_gan(flags):
 
 def run_images(flags):
     """Classify an image, or all images in a folder; unreadable ones in a folder are named and passed over."""
-    path = Path(flags.image)
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in submission.IMAGE_ENDINGS) if os.path.isdir(path) else [path]
+    path, several = Path(flags.image), os.path.isdir(flags.image)  # path.is_dir() fails on a name that is too long
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in submission.IMAGE_ENDINGS) if several else [path]
     _, model, state = submission.load_networks(flags.weights, "mtd", submission.pick_device(flags.device))
     images = {}
     for file in files:
         try:
             images[str(file)] = read_sample(file, state["config"])
         except UsageError as error:
-            if not os.path.isdir(path):
+            if not several:
                 raise
             print(f"passed over: {error}", file=sys.stderr)
     if not images:

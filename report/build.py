@@ -44,14 +44,13 @@ def run_experiments(data_path, out, quick):
 
     quick: no benchmarks, and only the DCGAN and the MTD are trained where there are none.
     """
-    if not Path(data_path).exists():
-        raise s.UsageError(f"--data_path {data_path}: no such folder or zip")
     yours = [ROOT / "results" / task for task in ("gan", "mtd")]
     own = all(finished(run, data_path, told=quick) for run in yours)
     if quick and not own and any((config := config_of(run)) and same_data(config, data_path) for run in yours):
         raise s.UsageError(f"{ROOT / 'results'}: gan and mtd are not both finished runs on this data; finish them, with --task "
                            "gan|mtd --resume, or move them away")
     runs, weights = ROOT / "results" if own else out / "runs", out / "weights"
+    s.open_data_path(data_path, runs / "cache")  # says what is wrong with it, before anything is trained
     weights.mkdir(parents=True, exist_ok=True)
     for task in ("gan", "mtd"):
         train(task, data_path, runs, *(["--weights", runs / "gan/last.pt"] if task == "mtd" else []))
@@ -209,8 +208,7 @@ def numbers(results, weights, benchmarks):
     out["classifiers"] = classifier_numbers(runs, json.loads((benchmarks / "classifier_times.json").read_text()))
     out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
     out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
-    out["sweep"] = sweep_numbers(runs := read_runs(benchmarks / "sweep/runs.jsonl"))
-    out["sweep_filtered"] = any(run.get("smooth") for run in runs)
+    out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))
     out["trials"] = json.loads((HERE / "results/trials.json").read_text())
     return out
 

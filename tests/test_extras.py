@@ -113,6 +113,12 @@ def test_the_runs_that_a_quick_report_takes(report, tmp_path, monkeypatch, mtd, 
         assert (tmp_path / "out/weights/mtd.pt").exists()
 
 
+def test_a_report_on_data_that_is_not_there(report, tmp_path):
+    with pytest.raises(s.UsageError, match="--data_path nowhere: no such folder"):
+        report.run_experiments("nowhere", tmp_path / "out", quick=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_report_is_not_older_than_its_sources():
     """report/build.py notes the fingerprints of all it read: a figure or number that changed since asks for a new build."""
     noted = json.loads((ROOT / "report/built_from.json").read_text())
