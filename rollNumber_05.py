@@ -186,8 +186,7 @@ class DataFolder:
         tags = lambda path: path_tags(path.relative_to(self.root))
         wanted = tags(annotation)
         for name in (str(n).replace("\\", "/") for n in names):
-            matches = [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, tags(p))]
-            if matches:
+            if matches := [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, tags(p))]:
                 shared = lambda *paths: len(os.path.commonprefix([PurePosixPath(p).parts[-2::-1] for p in paths]))  # folders above
                 path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared(p, name),
                                                    shared(p, annotation), len(wanted & tags(p))))
@@ -371,8 +370,7 @@ def cut_images(items, out, name):
                 failed.append(row)
         return failed
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = tqdm(pool.map(cut, rows), f"reading {name}", len(rows), unit="image", disable=None)
-        return {row for failed in done for row in failed}
+        return set().union(*tqdm(pool.map(cut, rows), f"reading {name}", len(rows), unit="image", disable=None))
 
 def build_cache(folder, target, *, view, classes, microscope, magnification, image_size, channels):
     """Read a data folder and write target/images.npy (uint8, N x S x S x C) and target/index.json, all or nothing."""
@@ -390,8 +388,7 @@ def build_cache(folder, target, *, view, classes, microscope, magnification, ima
         images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
         failed = cut_images(items, images, folder.root.name)
         del images  # closes the file, or the folder could not be renamed on every system
-        kept = [(row, *item) for row, item in enumerate(items) if row not in failed]
-        if not kept:
+        if not (kept := [(row, *item) for row, item in enumerate(items) if row not in failed]):
             raise UsageError(f"--data_path {folder.name}: {layout}, {len(fields)} images, but not one cell that can be cut out")
         rows, origins, boxes, labels = zip(*kept)
         index = dict(layout=layout, classes=classes, skipped=len(failed) + len(folder.problems), problems=folder.problems[:20],
@@ -687,6 +684,12 @@ def frozen_statistics(model):
     for m, momentum in momenta.items():
         m.momentum = momentum
 
+def warp(images, angle, zoom, mirror, shift):
+    """Images (B, C, S, S) turned by angles (B,), radians, zoomed, mirrored (1 or -1) and shifted (2, B), in one resampling."""
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], 1).view(-1, 2, 3)
+    return F.grid_sample(images, F.affine_grid(theta, images.shape, False), padding_mode="reflection", align_corners=False)
+
 def augment(images, strength):
     """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, 0-d or a number, any rotation with
     shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected. D sees all
@@ -695,10 +698,7 @@ def augment(images, strength):
     moved, coloured = (torch.rand(2, n, device=device) < strength).float()
     angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
     zoom, mirror = 1 + moved * (0.45 * torch.rand(n, device=device) - 0.2), torch.randint(0, 2, (n,), device=device) * 2 - 1
-    cos, sin, shift = zoom * angle.cos(), zoom * angle.sin(), moved * (0.24 * torch.rand(2, n, device=device) - 0.12)
-    theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], 1).view(n, 2, 3)
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    images = warp(images, angle, zoom, mirror, moved * (0.24 * torch.rand(2, n, device=device) - 0.12))
     mean, on = images.mean((2, 3), keepdim=True), coloured.view(n, 1, 1, 1)
     contrast, light = on * (torch.rand(2, n, 1, 1, 1, device=device) - 0.5)
     gain, tint = on * (torch.rand(2, n, c, 1, 1, device=device) - 0.5)
@@ -1043,18 +1043,21 @@ def resumed_config(given):
 
 # ================================================ evaluation =================================================
 def views(images):
-    """The 8 flips and quarter turns of (B, C, S, S), itself first; a cell has no up or down."""
-    return (torch.rot90(i, k, (2, 3)) for i in (images, images.flip(3)) for k in range(4))
+    """The 24 turns by 30 degrees of (B, C, S, S) and of its mirror image; a cell has no up or down."""
+    zero = torch.zeros(len(images), device=images.device)
+    for angle in (0, math.pi / 6, math.pi / 3):
+        turned = warp(images, zero + angle, 1, 1, (zero, zero)) if angle else images
+        yield from (torch.rot90(i, k, (2, 3)) for i in (turned, turned.flip(3)) for k in range(4))
 
 @torch.no_grad()
-def predict(model, data, loss, turns=1, batch_size=256):
-    """An MTD's answers as numpy arrays, averaged over `turns` of the 8 views: probabilities (N, n), real (N,)."""
+def predict(model, data, loss, turned=False, batch_size=256):
+    """An MTD's answers as numpy arrays: probabilities (N, n), real (N,). turned: over all views, if it learnt with --augment."""
     out = {"probabilities": [], "real": []}
     with evaluating(model):
         for indices in torch.arange(len(data)).split(batch_size):
-            answers = [model(view) for _, view in zip(range(turns), views(data.batch(indices)))]
-            out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for _, c in answers) / turns)
-            out["real"].append(sum(real_probability(r, loss) for r, _ in answers) / turns)
+            reals, stages = zip(*map(model, (views if turned else lambda images: [images])(data.batch(indices))))
+            out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for c in stages) / len(stages))
+            out["real"].append(real_probability(torch.stack(reals[:8]), loss).mean(0))  # what is resampled can look fake
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
 
 def classification_scores(labels, probabilities, classes):
@@ -1073,9 +1076,9 @@ def classification_scores(labels, probabilities, classes):
             "standard_error": math.sqrt(sum(variances)) / max(1, len(variances)), "per_class": table,
             "confusion_matrix": matrix.tolist(), "classes": list(classes)}
 
-def evaluate(model, data, loss, turns=1):
+def evaluate(model, data, loss, turned=False):
     """classification_scores of a model on a dataset that is not empty, with its mean loss (nats)."""
-    labels, probabilities = data.labels.cpu(), predict(model, data, loss, turns)["probabilities"]
+    labels, probabilities = data.labels.cpu(), predict(model, data, loss, turned)["probabilities"]
     chances = torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
@@ -1361,32 +1364,31 @@ def report_run(trainer, folder, data):
 
 def report_mtd(folder, config, data, model, epoch):
     """Validation and, once, test scores of the kept epoch's weights, with the pictures about them."""
-    scores = {s: evaluate(model, data.split(s), config.loss, turns=8) for s in ("val", "test")}
+    scores = {s: evaluate(model, data.split(s), config.loss, config.augment) for s in ("val", "test")}
     (folder / "scores.json").write_text(json.dumps({"best_epoch": epoch, **scores}, indent=1))
     for split, s in scores.items():
         print(f"mtd: {split}", ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in list(s.items())[:4]))  # all but tables
     plot_scores(folder, scores)
-    plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, turns=8)["probabilities"])
+    plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, config.augment)["probabilities"])
     unseen = data.split("val", "test", limit=1000)
     penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
     plot_tsne(folder / "tsne.png", unseen, torch.cat(penultimate).cpu().numpy())
 
 def run_gradcam(config, data):
     """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
-    trained = Path(config.results_dir, "mtd/best.pt")
-    weights = config.weights or (trained if trained.exists() else Path(config.save_dir, "mtd.pt"))
+    weights = config.weights or (p if (p := Path(config.results_dir, "mtd/best.pt")).exists() else Path(config.save_dir, "mtd.pt"))
     generator, model, state = load_networks(weights, "mtd", data.device)
-    test, folder, loss = data.split("test"), Path(config.results_dir, "gradcam"), state["config"]["loss"]
+    test, folder = data.split("test"), Path(config.results_dir, "gradcam")
     for key, value in {"classes": data.classes, **{k: getattr(config, k) for k in ("view", "image_size", "channels")}}.items():
         if value != (known := (state if key == "classes" else state["config"])[key]):
             raise UsageError(f"{weights}: made with {key} {known}, here it is {value}; give --{key} and data to match")
-    plot_gradcam(folder, generator, model, test, loss, config.seed)
+    plot_gradcam(folder, generator, model, test, state["config"], config.seed)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
-def plot_gradcam(folder, generator, model, test, loss, seed, limit=24, columns=8):
-    """gradcam_right.png, gradcam_wrong.png and gradcam_real_fake.png: maps of test images, the last of generated ones too."""
+def plot_gradcam(folder, generator, model, test, made, seed, limit=24, columns=8):
+    """gradcam_right|wrong|real_fake.png: maps of test images, the last of generated ones too. made: the networks' own config."""
     folder.mkdir(parents=True, exist_ok=True)
-    probabilities = predict(model, test, loss, turns=8)["probabilities"]
+    probabilities = predict(model, test, made["loss"], made["augment"])["probabilities"]
     right, _, texts = judge(test, probabilities)
     for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])
@@ -1399,7 +1401,7 @@ def plot_gradcam(folder, generator, model, test, loss, seed, limit=24, columns=8
     kinds = ["real"] * (len(images) - len(fake)) + ["generated"] * len(fake)
     for sign, meaning in ((1, "real"), (-1, "fake")):
         pictures += cam_pictures(model, images, lambda out: sign * out[0], [
-            f"{k}, D {p:.2f}\nwhat speaks for {meaning}" for k, p in zip(kinds, real_probability(model(images)[0], loss))])
+            f"{k}, D {p:.2f}\nwhat speaks for {meaning}" for k, p in zip(kinds, real_probability(model(images)[0], made["loss"]))])
     gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)", pictures, columns)
 
 def compare(config):
@@ -1433,8 +1435,7 @@ def parse_flags(arguments):
     for f in dataclasses.fields(Config):
         kind = dict(nargs="?", const="auto", metavar="FILE") if f.name == "resume" else dict(
             action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type, choices=f.metadata["choices"])
-        default = f" (default: {f.default})" if f.default != "" else ""
-        parser.add_argument(f"--{f.name}", help=f.metadata["help"] + default, **kind)
+        parser.add_argument(f"--{f.name}", help=f.metadata["help"] + f" (default: {f.default})" * (f.default != ""), **kind)
     return vars(parser.parse_args(arguments))
 
 def config_from(arguments):
@@ -1451,8 +1452,7 @@ def run(arguments):
         image = torch.zeros(1, config.channels, config.image_size, config.image_size)
         (generator, mtd), (_, d) = (build_models(task, vars(config), len(STAGES)) for task in ("mtd", "gan"))
         return print(summarise(generator, latents(1, generator, 0)), summarise(d, image), summarise(mtd, image), sep="\n")
-    device = pick_device(config.device)
-    with process_group(device):
+    with process_group(device := pick_device(config.device)):
         rank, world = processes()
         if rank > 0:  # the first process fills the cache, then the others find it there
             dist.barrier()

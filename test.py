@@ -96,13 +96,13 @@ def read_sample(sample, config):
 
 
 def classify(model, state, images):
-    """Answers of an MTD, mean over the 8 flips and turns, for uint8 images (S, S, C)."""
+    """Answers of an MTD, mean over the script's views if it was trained with --augment, for uint8 images (S, S, C)."""
     classes, config = state["classes"], state["config"]
     label = 0 if config["view"] == "cell" else [0] * len(classes)
     index = {"classes": classes, "rows": range(len(images)), "labels": [label] * len(images)}
     device = next(model.parameters()).device
     data = submission.MalariaDataset(torch.from_numpy(np.stack(images)), index, range(len(images)), device)
-    found = submission.predict(model, data, config["loss"], turns=8)
+    found = submission.predict(model, data, config["loss"], config["augment"])
     answers = [p > 0.5 if config["view"] == "field" else p.argmax() for p in found["probabilities"]]
     return [{"label": submission.label_text(a, classes), "probabilities": dict(zip(classes, map(float, p))),
              "real_probability": float(r)} for a, p, r in zip(answers, found["probabilities"], found["real"])]
@@ -169,7 +169,7 @@ def run_data(flags):
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     submission.warn_of_seen(flags.weights, set(state["seen"]), data)
-    scores = submission.evaluate(model, data, state["config"]["loss"], turns=8)
+    scores = submission.evaluate(model, data, state["config"]["loss"], state["config"]["augment"])
     keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
     if flags.json:
         print(json.dumps({"split": flags.split, **{k: scores[k] for k in keys}}))

@@ -17,14 +17,14 @@ mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd wi
              every step, and without any
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
-probe        logistic regression on that network's pooled features, frozen, averaged over the eight views and standardised;
+probe        logistic regression on that network's pooled features, frozen, averaged over the views and standardised;
              classes balanced, C = 0.01. It draws nothing, so all its seeds are alike
 resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32: AdamW, 1e-3, weight decay 0.05
 
 The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; those of the script's networks
 fall over the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation
-(effnet: of the enlarged image), label smoothing and averaged weights, and answers with the mean over eight flips and quarter
-turns. All see the same 64x64 crops; effnet and probe get them enlarged.
+(effnet: of the enlarged image), label smoothing and averaged weights. All answer with the mean over the script's views, 24
+turns of the cell and its mirror image, and see the same 64x64 crops; effnet and probe get them enlarged.
 
 A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
 a held-out fold within a run: its length is fixed and the last averaged weights answer once. The recipes of effnet, probe and
@@ -62,7 +62,7 @@ MODELS = ("mtd", "head", "conditional", "mtd_scratch", "head_scratch", "effnet",
 ON_DCGAN = ("mtd", "head", "conditional")
 COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), ("conditional", "head"),
             ("conditional", "mtd"), ("mtd_scratch", "head_scratch"), ("mtd", "mtd_scratch"), ("head", "head_scratch")]
-BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
+BLOCK, SIDE, VIEWS = 8, 112, 24  # neighbouring fields that stay together; pixels that effnet sees; the script's views
 
 
 def folds_of(data, count):
@@ -163,10 +163,10 @@ def resnet18(num_classes):
 
 @torch.no_grad()
 def mean_over_views(answer, data):
-    """numpy (N, n): the mean of answer(images) over the views that the script's predict takes, with turns=8."""
+    """numpy (N, n): the mean of answer(images) over the script's views."""
     out = []
     for indices in torch.arange(len(data)).split(64):
-        out.append(sum(map(answer, s.views(data.batch(indices)))) / 8)
+        out.append(torch.stack([answer(view) for view in s.views(data.batch(indices))]).mean(0))
     return torch.cat(out).cpu().numpy()
 
 
@@ -226,7 +226,7 @@ def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
     if model in ("effnet", "resnet18"):
         probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out)
     else:
-        probabilities = s.predict(average, held_out, config.loss, turns=8)["probabilities"]
+        probabilities = s.predict(average, held_out, config.loss, turned=True)["probabilities"]
     return probabilities, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
 
 
@@ -282,12 +282,12 @@ def do_runs(flags):
         train, held_out = (cells_of(model, data, r) for r in rows)
         epochs, steps = length(model, flags, config, len(train))
         record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
-                  "classes": data.classes, "labels": held_out.labels.tolist()}
+                  "classes": data.classes, "labels": held_out.labels.tolist(), "views": VIEWS}
         if model in ON_DCGAN or model == "mtd_scratch":
             record["smooth"] = config.smooth
         if done := runs.get((model, seed, fold)):
             if any(done.get(k) != v for k, v in record.items()):
-                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or generators; give another --out")
+                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or views; give another --out")
             continue
         start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model in ON_DCGAN else None
         if start:

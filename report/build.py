@@ -153,11 +153,12 @@ def collect(data, runs, out):
 def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     """The script's pictures of answers and of Grad-CAM in the size of a page; they show cells of `data`."""
     generator, model, state = s.load_networks(weights, "mtd", data.device)
-    test, loss = data.split("test"), state["config"]["loss"]
+    test, made = data.split("test"), state["config"]
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as drawn:
-        s.plot_predictions(Path(drawn), test, s.predict(model, test, loss, turns=8)["probabilities"], limit=12, columns=6)
-        s.plot_gradcam(Path(drawn), generator, model, test, loss, seed=0, limit=9, columns=6)
+        answers = s.predict(model, test, made["loss"], made["augment"])["probabilities"]
+        s.plot_predictions(Path(drawn), test, answers, limit=12, columns=6)
+        s.plot_gradcam(Path(drawn), generator, model, test, made, seed=0, limit=9, columns=6)
         for path in Path(drawn).glob("*.png"):
             if path.stem.endswith(kinds):
                 shutil.copy(path, out / path.name)

@@ -166,6 +166,37 @@ def test_weak_augmentation_only_turns_and_flips():
         assert min((e - result).abs().max() for e in eight) < 1e-5
 
 
+def test_views_are_turns_of_a_cell_and_its_mirror_image():
+    """24 different ones: the first eight exact; a disc stays one, and the ninth is turned by 30 degrees."""
+    image = torch.rand(1, 3, 32, 32)
+    seen = list(s.views(image))
+    assert len(seen) == 24 and all(v.shape == image.shape for v in seen)
+    assert min((a - b).abs().max() for i, a in enumerate(seen) for b in seen[:i]) > 0.1
+    eight = [torch.rot90(i, k, (2, 3)) for i in (image, image.flip(3)) for k in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(seen, eight))
+    side = torch.linspace(-1, 1, 32)
+    radius = (side[:, None] ** 2 + side ** 2).sqrt()
+    disc = torch.sigmoid(8 * (0.6 - radius))[None, None] * (radius < 0.95)
+    assert max(((v - disc) * (radius < 0.95)).abs().max() for v in s.views(disc)) < 0.05
+    wedge = list(s.views((side[:, None] > 0.5 * side.abs()) * disc))[8] * (radius < 0.95)  # its centre of mass was below
+    assert abs(abs(math.degrees(math.atan2((wedge * side).sum(), (wedge * side[:, None]).sum()))) - 30) < 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_predict_takes_the_mean_over_all_views_or_the_image_itself(turned):
+    """Of the stage over 24 views, of real against fake over the eight that are exact."""
+    model = s.MultiTaskDiscriminator(num_classes=4, image_size=32, width=16).eval()
+    model.classify.weight.data *= 100
+    index = {"rows": range(5), "labels": [0, 1, 2, 3, 0], "classes": list(s.STAGES)}
+    data = s.MalariaDataset(torch.randint(0, 255, (5, 32, 32, 3), dtype=torch.uint8), index, range(5))
+    with torch.no_grad():
+        reals, stages = zip(*[model(v) for v in s.views(data.batch(torch.arange(5)))])
+    found, count = s.predict(model, data, "bce", turned, batch_size=2), 24 if turned else 1
+    assert abs(found["probabilities"] - torch.stack(stages[:count]).softmax(2).mean(0).numpy()).max() < 1e-5
+    assert abs(found["real"] - torch.stack(reals[:min(8, count)]).sigmoid().mean(0).numpy()).max() < 1e-5
+    assert abs(found["probabilities"] - stages[3].softmax(1).numpy()).max() > 1e-3
+
+
 def test_augmentation_grows_as_d_overfits_only():
     """All real images held for real: stronger; 80 % or fewer: weaker; it stays in [0, 1]."""
     strength = torch.zeros(())
