@@ -9,7 +9,7 @@
 
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
              real against fake at every sixteenth. The DCGAN is of the fold's training cells: 200 such epochs that are told
-             no stage. A fold has one, of seed 0, kept beside --out for all seeds
+             no stage. Every seed and fold has its own, kept beside --out
 head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task: just
              J(C)
 conditional  mtd with --conditional, real against fake at every step
@@ -289,11 +289,12 @@ def do_runs(flags):
             if any(done.get(k) != v for k, v in record.items()):
                 raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or views; give another --out")
             continue
-        start = flags.out.with_name(f"{flags.out.stem}_dcgan_{fold}.pt") if model in ON_DCGAN else None
+        mine = dataclasses.replace(config, seed=seed)
+        start = flags.out.with_name(f"{flags.out.stem}_dcgan_{seed}_{fold}.pt") if model in ON_DCGAN else None
         if start:
-            train_dcgan(config, train, *length("dcgan", flags, config, len(train)), start)
+            train_dcgan(mine, train, *length("dcgan", flags, config, len(train)), start)
         probabilities, parameters = probe(train, held_out) if model == "probe" else train_and_answer(
-            model, dataclasses.replace(config, seed=seed), train, held_out, epochs, steps, start)
+            model, mine, train, held_out, epochs, steps, start)
         append_run(flags.out, {**record, "parameters": parameters, "probabilities": [
             [round(float(p), 4) for p in row] for row in probabilities]})
         right = (probabilities.argmax(1) == held_out.labels.cpu().numpy()).sum()
