@@ -1051,7 +1051,7 @@ def views(images):
 
 @torch.no_grad()
 def predict(model, data, loss, turned=False, batch_size=256):
-    """An MTD's answers as numpy arrays: probabilities (N, n), real (N,). turned: over all views, if it learnt with --augment."""
+    """An MTD's answers as numpy arrays: probabilities (N, n), real (N,). turned, if it learnt with --augment: means over views."""
     out = {"probabilities": [], "real": []}
     with evaluating(model):
         for indices in torch.arange(len(data)).split(batch_size):
@@ -1159,8 +1159,7 @@ class Quality:
 def share_within(a, b, k=3):
     """Share of features b (M, F) that lie within the k-th neighbour's radius of any of a (N, F), N > k: precision of
     generated b for real a, recall the other way round (Kynkaanniemi et al. 2019, sec. 2)."""
-    radius = torch.cdist(a, a).kthvalue(k + 1, 1).values
-    return (torch.cdist(b, a) <= radius).any(1).float().mean().item()
+    return (torch.cdist(b, a) <= torch.cdist(a, a).kthvalue(k + 1, 1).values).any(1).float().mean().item()
 
 # ================================================= Grad-CAM ==================================================
 def grad_cam(model, images, score):
@@ -1378,11 +1377,12 @@ def run_gradcam(config, data):
     """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
     weights = config.weights or (p if (p := Path(config.results_dir, "mtd/best.pt")).exists() else Path(config.save_dir, "mtd.pt"))
     generator, model, state = load_networks(weights, "mtd", data.device)
-    test, folder = data.split("test"), Path(config.results_dir, "gradcam")
+    if not len(test := data.split("test")):
+        raise UsageError("--task gradcam: no cell of these classes is in the test split; see --task data")
     for key, value in {"classes": data.classes, **{k: getattr(config, k) for k in ("view", "image_size", "channels")}}.items():
         if value != (known := (state if key == "classes" else state["config"])[key]):
             raise UsageError(f"{weights}: made with {key} {known}, here it is {value}; give --{key} and data to match")
-    plot_gradcam(folder, generator, model, test, state["config"], config.seed)
+    plot_gradcam(folder := Path(config.results_dir, "gradcam"), generator, model, test, state["config"], config.seed)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 def plot_gradcam(folder, generator, model, test, made, seed, limit=24, columns=8):

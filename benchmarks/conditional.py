@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import rollNumber_05 as s  # noqa: E402
-from classifiers import train_and_answer  # noqa: E402
+from classifiers import VIEWS, train_and_answer  # noqa: E402
 from peers import append_run, read_runs  # noqa: E402
 
 
@@ -66,13 +66,13 @@ def run_all(flags, generator, state):
         judged = joined(unseen, asked)
         for kind, part in (("real", real), ("generated", made), ("both", joined(real, made))):
             if record := done.get((kind, seed)):
-                if [record.get(k) for k in ("weights", "n", "steps")] != [made_by, len(unseen), epochs * steps]:
-                    raise s.UsageError(f"{flags.out}: has results of other weights, cells or steps; give another --out")
+                if [record.get(k) for k in ("weights", "n", "steps", "views")] != [made_by, len(unseen), epochs * steps, VIEWS]:
+                    raise s.UsageError(f"{flags.out}: has results of other weights, cells, steps or views; give another --out")
                 continue
             chances, _ = train_and_answer("head_scratch", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
             scores = s.classification_scores(unseen.labels.cpu().numpy(), chances[:len(unseen)], data.classes)
             record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by,
-                      "steps": epochs * steps}
+                      "steps": epochs * steps, "views": VIEWS}
             record |= {k: scores[k] for k in ("accuracy", "balanced_accuracy")}
             if kind == "real":
                 right = chances[len(unseen):].argmax(1) == asked.labels.cpu().numpy()

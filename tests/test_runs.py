@@ -97,6 +97,13 @@ def test_heat_maps_point_at_the_parasites(demo):
         assert name == "ring" or hits[mine].mean() > wide[mine].mean() + 0.1, (name, hits[mine].mean(), wide[mine].mean())
 
 
+def test_gradcam_needs_test_cells(demo):
+    """A given test split can lack every class that is asked for: one line."""
+    config = s.Config(image_size=32, results_dir=str(demo[0] / "results"), weights=str(demo[0] / "weights/mtd.pt"))
+    with pytest.raises(s.UsageError, match="no cell of these classes is in the test split"):
+        s.run_gradcam(config, s.load_data(config).split("train"))
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 def test_an_mtd_starts_from_a_dcgan(demo, conditional):
     """Networks, averages and augmentation strength are the DCGAN's; the head and a told G's weights of the class are new."""
