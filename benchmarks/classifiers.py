@@ -17,7 +17,7 @@ mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd wi
              every step, and without any
 effnet       ImageNet EfficientNet-Lite0, all of it fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for what is
              pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2, stochastic depth 0.2
-probe        logistic regression on that network's pooled features, frozen, averaged over the views and standardised;
+probe        logistic regression on that network's pooled features, frozen, averaged over eight views and standardised;
              classes balanced, C = 0.01. It draws nothing, so all its seeds are alike
 resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of 32: AdamW, 1e-3, weight decay 0.05
 
