@@ -961,8 +961,8 @@ def finish_epoch(trainer, row, parts, folder, bar):
         if trainer.task == "gan":
             better, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
     if trainer.task == "mtd":
-        for name in ("train", "val"):
-            scores = evaluate(trainer.averages["discriminator"], parts[name], trainer.config.loss)
+        for name, part in parts.items():  # train, then val
+            scores = evaluate(part, predict(trainer.averages["discriminator"], part, trainer.config.loss)["probabilities"])
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
         mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
@@ -1057,7 +1057,7 @@ def predict(model, data, loss, turned=False, batch_size=256):
         for indices in torch.arange(len(data)).split(batch_size):
             reals, stages = zip(*map(model, (views if turned else lambda images: [images])(data.batch(indices))))
             out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for c in stages) / len(stages))
-            out["real"].append(real_probability(torch.stack(reals[:8]), loss).mean(0))  # what is resampled can look fake
+            out["real"].append(real_probability(torch.stack(reals[:8]), loss).mean(0))  # of the exact: resampling can look fake
     return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
 
 def classification_scores(labels, probabilities, classes):
@@ -1076,10 +1076,9 @@ def classification_scores(labels, probabilities, classes):
             "standard_error": math.sqrt(sum(variances)) / max(1, len(variances)), "per_class": table,
             "confusion_matrix": matrix.tolist(), "classes": list(classes)}
 
-def evaluate(model, data, loss, turned=False):
-    """classification_scores of a model on a dataset that is not empty, with its mean loss (nats)."""
-    labels, probabilities = data.labels.cpu(), predict(model, data, loss, turned)["probabilities"]
-    chances = torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
+def evaluate(data, probabilities):
+    """classification_scores of a model's answers (N, n) about a dataset that is not empty, with their mean loss (nats)."""
+    labels, chances = data.labels.cpu(), torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
     mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
     return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
 
@@ -1363,12 +1362,13 @@ def report_run(trainer, folder, data):
 
 def report_mtd(folder, config, data, model, epoch):
     """Validation and, once, test scores of the kept epoch's weights, with the pictures about them."""
-    scores = {s: evaluate(model, data.split(s), config.loss, config.augment) for s in ("val", "test")}
+    answers = {s: predict(model, data.split(s), config.loss, config.augment)["probabilities"] for s in ("val", "test")}
+    scores = {s: evaluate(data.split(s), probabilities) for s, probabilities in answers.items()}
     (folder / "scores.json").write_text(json.dumps({"best_epoch": epoch, **scores}, indent=1))
     for split, s in scores.items():
         print(f"mtd: {split}", ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in list(s.items())[:4]))  # all but tables
     plot_scores(folder, scores)
-    plot_predictions(folder, data.split("test"), predict(model, data.split("test"), config.loss, config.augment)["probabilities"])
+    plot_predictions(folder, data.split("test"), answers["test"])
     unseen = data.split("val", "test", limit=1000)
     penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
     plot_tsne(folder / "tsne.png", unseen, torch.cat(penultimate).cpu().numpy())

@@ -169,7 +169,8 @@ def run_data(flags):
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     submission.warn_of_seen(flags.weights, set(state["seen"]), data)
-    scores = submission.evaluate(model, data, state["config"]["loss"], state["config"]["augment"])
+    answers = submission.predict(model, data, state["config"]["loss"], state["config"]["augment"])
+    scores = submission.evaluate(data, answers["probabilities"])
     keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
     if flags.json:
         print(json.dumps({"split": flags.split, **{k: scores[k] for k in keys}}))

@@ -205,7 +205,7 @@ def test_the_kept_epoch_is_the_latest_within_a_standard_error(tmp_path, demo, mo
     monkeypatch.chdir(tmp_path)
     values = iter([0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, 0.2])
 
-    def evaluate(model, data, loss):
+    def evaluate(data, probabilities):
         value = next(values) if data.index["splits"][data.rows[0]] == "val" else 1.0
         return {"loss": 1.0, "accuracy": value, "balanced_accuracy": value, "standard_error": 0.05}
 
