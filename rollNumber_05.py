@@ -75,7 +75,8 @@ class Config:
     optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
     lr_g: float = flag(5e-4, "learning rate of G", low=0)
     lr_d: float = flag(1e-3, "learning rate of D and of the MTD", low=0)
-    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which both learning rates fall to zero", low=0, high=1)
+    lr_c: float = flag(2e-3, "learning rate of the MTD at its steps on J(C) alone (--game_every)", low=0)
+    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which the learning rates fall to zero", low=0, high=1)
     beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
     beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
     beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
@@ -106,7 +107,7 @@ class Config:
                 raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
 
 RECIPES = {"best": {}, "assignment": dict(augment=False, smooth=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
-                                       game_every=1, lr_g=2e-4, lr_d=2e-4, lr_decay=0.0)}
+                                       game_every=1, lr_g=2e-4, lr_d=2e-4, lr_c=2e-4, lr_decay=0.0)}
 RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
 # =================================================== data ===================================================
@@ -287,9 +288,8 @@ def read_fields(folder, microscope, magnification):
                          f"{damaged[0] if damaged else 'no annotations, no class folders'}; layouts: {', '.join(READERS)}")
     unwanted = (MICROSCOPES - {microscope} if microscope != "both" else set()) | (
         MAGNIFICATIONS - {magnification} if magnification != "all" else set())
-    given = {f.path for f in fields if f.split}  # a second list of the same images, without splits, would mix them
-    kept = {}  # one field an image, though several files may tell of it
-    for f in (f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)):
+    given, kept = {f.path for f in fields if f.split}, {}  # a second list of the same images, without splits, would mix them
+    for f in (f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)):  # several may be of one image
         (first := kept.setdefault(f.path, f)).cells.extend(c for c in f.cells if first is not f and c not in first.cells)
     if not kept:
         raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out all "
@@ -768,11 +768,11 @@ class Trainer:
     def __init__(self, task, config, classes, device):
         self.task, self.config, self.classes, self.device = task, config, list(classes), device
         torch.manual_seed(config.seed)
-        self.nets = {k: net.to(device, memory_format=torch.channels_last) for k, net in zip(
+        self.nets = self.shared = {k: net.to(device, memory_format=torch.channels_last) for k, net in zip(
             ("generator", "discriminator"), build_models(task, vars(config), len(classes)))}
         self.averages = {k: copy.deepcopy(net).eval().requires_grad_(False) for k, net in self.nets.items()}
         self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
-        self.epoch, self.saved, self.step, self.history, self.best, self.shared = 0, 0, 0, [], -math.inf, self.nets
+        self.epoch, self.saved, self.step, self.factor, self.history, self.best = 0, 0, 0, 1, [], -math.inf
         self.traces, self.strength, self.seen = torch.zeros(0, len(TRACES)), torch.zeros((), device=device), set()
         self.game_every, self.precision = task == "mtd" and config.game_every or 1, pick_precision(config.precision, device)
         self.autocast = functools.partial(torch.autocast, device.type, self.precision, self.precision != torch.float32)
@@ -792,6 +792,7 @@ class Trainer:
         view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
         real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
             real[:-c.batch_size], view(real[-c.batch_size:], 1), labels[-c.batch_size:])
+        opt_d.param_groups[0]["lr"] = self.factor * (c.lr_d if before is None else c.lr_c)
         if before is not None:
             with self.autocast():
                 j_c = classifier_step(d, opt_d, real if cells is None else cells, labels, c.label_smoothing, c.class_weight)
@@ -824,8 +825,8 @@ class Trainer:
         return torch.cat([(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1) if c.augment else drawn
 
     def set_rates(self, done):
-        """Both learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
-        factor = min(1, (1 - done) / self.config.lr_decay) if self.config.lr_decay else 1
+        """The learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
+        self.factor = factor = min(1, (1 - done) / self.config.lr_decay) if self.config.lr_decay else 1
         for k, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{k[0]}")
 
@@ -846,12 +847,11 @@ class Trainer:
                 now = torch.stack(traces[-20:])
                 weights = [p for net in self.nets.values() for p in net.parameters()] if i + 1 == len(batches) else []
                 if not all(t.isfinite().all() for t in (now, *weights)):
-                    raise RuntimeError(f"a loss is not finite in epoch {self.epoch + 1}; try a lower --lr_d and --lr_g")
+                    raise RuntimeError(f"a loss is not finite in epoch {self.epoch + 1}; try a lower --lr_d, --lr_g or --lr_c")
                 bar.set_postfix_str("D {0:.2f} C {1:.2f} G {4:.2f}".format(*now.mean(0).tolist()), refresh=False)
         traces = torch.stack(traces)
-        if world > 1:
-            dist.all_reduce(traces.div_(world))
-            dist.all_reduce(self.strength.div_(world))
+        for shared in (traces, self.strength) if world > 1 else ():
+            dist.all_reduce(shared.div_(world))
         self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
         seconds, images = time.perf_counter() - start, steps * self.config.batch_size * world
         return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
@@ -968,9 +968,8 @@ def finish_epoch(trainer, row, parts, folder, bar):
         mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
         better, trainer.best = mean >= trainer.best, max(mean - error, trainer.best)  # the best itself can be a lucky draw
     trainer.history.append(row)
-    if better:
-        write_checkpoint(trainer.state(), folder / "best.pt")
-    write_checkpoint(trainer.state(), folder / "last.pt")
+    for name in ["best.pt"] * better + ["last.pt"]:
+        write_checkpoint(trainer.state(), folder / name)
     trainer.saved = trainer.epoch  # a failure while drawing comes after it
     columns = list(dict.fromkeys(k for r in trainer.history for k in r))
     lines = [",".join(columns), *(",".join(str(r.get(k, "")) for k in columns) for r in trainer.history)]
@@ -996,10 +995,11 @@ def read_checkpoint(path, task=None):
     """The state in a checkpoint, on the CPU; code in the file cannot run (weights_only). Raises UsageError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        known = dict(lr_decay=0.0, smooth=False) | {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}
+        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}
         there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
         names = {k: [*map(str, v)] for k, v in (("classes", state["classes"]), ("seen", state.get("seen", ())))}
-        state.update(config=vars(Config(**known)), **names)  # other newer flags get today's defaults
+        before = dict(lr_decay=0.0, smooth=False, lr_c=known["lr_d"])  # there was no such flag; others get today's defaults
+        state.update(config=vars(Config(**before | known)), **names)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
     except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe

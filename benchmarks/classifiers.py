@@ -10,8 +10,8 @@
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
              real against fake at every sixteenth. The DCGAN is of the fold's training cells: 200 such epochs that are told
              no stage. Every seed and fold has its own, kept beside --out
-head         the same classifier, first weights, batches, augmentation, optimiser and steps, without the adversarial task: just
-             J(C)
+head         the same classifier, first weights, batches, augmentation, optimiser, steps and --lr_c, without the adversarial
+             task: just J(C)
 conditional  mtd with --conditional, real against fake at every step
 mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd without --weights, with real against fake at
              every step, and without any
@@ -24,13 +24,13 @@ resnet18     torchvision's ResNet-18 from random weights at 64x64, 1000 steps of
 The rates of effnet and resnet18 rise for 5 % of the steps, then fall to zero along a cosine; those of the script's networks
 fall over the last fifth, as in the script. What is trained in steps has the script's class-balanced batches, augmentation
 (effnet: of the enlarged image), label smoothing and averaged weights. All see the same 64x64 crops; effnet and probe get them
-enlarged. The script's networks answer as in the script, with the mean over 24 turns of the cell and its mirror image, the
-others over the eight of these that need no resampling: over all effnet was no better (README.txt).
+enlarged. An answer is the mean over 24 turns of the cell and its mirror image, as in the script; of effnet and probe it is the
+mean over the eight of these that need no resampling: over all effnet was no better (README.txt).
 
 A fold never cuts a block of 8 neighbouring fields in name order, for neighbours show the same cell. Nothing is chosen on
 a held-out fold within a run: its length is fixed and the last averaged weights answer once. The recipes of effnet, probe and
-resnet18 are common practice, not tuned on any of these cells. The script's dropout and augmentation, the number of steps and
-of views and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours its networks there.
+resnet18 are common practice, not tuned on any of these cells. The script's dropout, augmentation and rates, the number of steps
+and of views and the weight of J(C) were chosen on IML cells, partly on these very folds, which favours its networks there.
 
 Each (model, seed, fold) is a line of --out; those that are there are not done again. One fold of every model comes before
 the next fold, and all folds of a seed before the next seed. --time lets all models take a few steps in turn, several times,
@@ -64,7 +64,8 @@ ON_DCGAN = ("mtd", "head", "conditional")
 COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), ("conditional", "head"),
             ("conditional", "mtd"), ("mtd_scratch", "head_scratch"), ("mtd", "mtd_scratch"), ("head", "head_scratch")]
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
-VIEWS, EXACT = len(list(s.views(torch.zeros(1, 1, 4, 4)))), 8  # views that the script's networks and the others answer over
+VIEWS, EXACT = len(list(s.views(torch.zeros(1, 1, 4, 4)))), 8  # all of the script's, those that need no resampling
+PRETRAINED = "effnet", "probe"  # these see enlarged cells and answer over the exact views
 
 
 def folds_of(data, count):
@@ -164,11 +165,11 @@ def resnet18(num_classes):
 
 
 @torch.no_grad()
-def mean_over_views(answer, data):
-    """numpy (N, n): the mean of answer(images) over those of the script's views that need no resampling."""
+def mean_over_views(answer, data, count):
+    """numpy (N, n): the mean of answer(images) over the first of the script's views."""
     out = []
     for indices in torch.arange(len(data)).split(64):
-        out.append(sum(map(answer, itertools.islice(s.views(data.batch(indices)), EXACT))) / EXACT)
+        out.append(sum(map(answer, itertools.islice(s.views(data.batch(indices)), count))) / count)
     return torch.cat(out).cpu().numpy()
 
 
@@ -190,8 +191,8 @@ def make_trainer(model, config, data, steps):
         return Scheduled(config, data, FineTuned, lambda m: {m.backbone: 3e-4, m.classify: 3e-3}, 0.01, steps)
     if model == "resnet18":
         return Scheduled(config, data, resnet18, lambda m: {m: 1e-3}, 0.05, steps)
-    if model in ("head", "head_scratch"):
-        return Supervised(config, data)
+    if model in ("head", "head_scratch"):  # at the rate that its MTD has without the game
+        return Supervised(dataclasses.replace(config, lr_d=config.lr_c) if model == "head" else config, data)
     if model == "dcgan":
         return s.Trainer("gan", config, data.classes, data.device)
     told = model == "conditional"
@@ -226,7 +227,8 @@ def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
     run_epochs(trainer, train, epochs, steps)
     average = trainer.averages["discriminator"]
     if model in ("effnet", "resnet18"):
-        probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out)
+        count = EXACT if model in PRETRAINED else VIEWS
+        probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out, count)
     else:
         probabilities = s.predict(average, held_out, config.loss, turned=True)["probabilities"]
     return probabilities, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
@@ -240,7 +242,7 @@ def probe(train, held_out):
     backbone = pretrained().eval().to(train.device)
 
     def features(data):
-        return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data)
+        return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data, EXACT)
 
     fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
     fitted.fit(features(train), train.labels.cpu().numpy())
@@ -273,7 +275,7 @@ def load(flags):
 
 def cells_of(model, data, rows):
     """Some cells as a model sees them."""
-    kind = Enlarged if model in ("effnet", "probe") else s.MalariaDataset
+    kind = Enlarged if model in PRETRAINED else s.MalariaDataset
     return kind(data.images, data.index, rows, data.device)
 
 
@@ -285,12 +287,14 @@ def do_runs(flags):
         epochs, steps = length(model, flags, config, len(train))
         record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
                   "classes": data.classes, "labels": held_out.labels.tolist(),
-                  "views": EXACT if model in ("effnet", "probe", "resnet18") else VIEWS}
+                  "views": EXACT if model in PRETRAINED else VIEWS}
         if model in ON_DCGAN or model == "mtd_scratch":
             record["smooth"] = config.smooth
+        if model in ("mtd", "head"):
+            record["lr_c"] = config.lr_c
         if done := runs.get((model, seed, fold)):
             if any(done.get(k) != v for k, v in record.items()):
-                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or views; give another --out")
+                raise s.UsageError(f"{flags.out}: {model} of fold {fold} has other cells, steps or settings; give another --out")
             continue
         mine = dataclasses.replace(config, seed=seed)
         start = flags.out.with_name(f"{flags.out.stem}_dcgan_{seed}_{fold}.pt") if model in ON_DCGAN else None

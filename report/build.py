@@ -203,13 +203,11 @@ def numbers(results, weights, benchmarks):
         if not classifiers.complete_seeds(runs, model):
             raise s.UsageError(f"{benchmarks / 'classifiers.jsonl'} lacks folds of {model}: benchmarks/classifiers.py")
     first = classifiers.complete_seeds(runs, "mtd")[0]
-    out["plain"] = [m for m in ("mtd", "head", "conditional", "mtd_scratch") if any(
-        not r.get("smooth") for seed in classifiers.complete_seeds(runs, m) for r in seed)]
-    out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"], "views": first[0].get("views", 8)}
+    out["benchmarks"] = {"cells": sum(r["n"] for r in first), "classes": first[0]["classes"], "views": first[0]["views"]}
     times = json.loads((benchmarks / "classifier_times.json").read_text())
     out["classifiers"] = classifier_numbers(runs, times)
-    turned = classifiers.known_runs(benchmarks / "classifiers_24_views.jsonl")  # of the models that were run again with all views
-    out["turned"] = classifier_numbers(turned, times) if turned else None
+    again = classifiers.known_runs(benchmarks / "classifiers_intel.jsonl")  # the fine-tuned network, trained once more elsewhere
+    out["again"] = classifier_numbers({**{k: r for k, r in runs.items() if k[0] == "mtd"}, **again}, times) if again else None
     out["conditional"] = conditional_numbers(read_runs(benchmarks / "conditional.jsonl"))
     out["generators"] = generator_numbers(benchmarks / "generators.jsonl")
     out["sweep"] = sweep_numbers(read_runs(benchmarks / "sweep/runs.jsonl"))

@@ -130,8 +130,9 @@ def test_an_mtd_starts_from_a_dcgan(demo, conditional):
     ({}, 0, 1), (dict(game_every=3), 0, 3), ({}, 4999, 1), ({}, 5000, 16), (dict(augment=False), 5000, 16),
     (dict(game_every=3), 5000, 3), (dict(conditional=True), 5000, 1), (s.RECIPES["assignment"], 5000, 1)])
 def test_on_a_long_dcgan_the_game_is_at_every_sixteenth_step(flags, steps, every, tmp_path):
-    """At the others an MTD learns J(C) alone: G stays and the traces of the game repeat. steps: of the DCGAN, 0: none."""
-    config = s.Config(image_size=28, batch_size=4, g_width=16, d_width=16, **flags)
+    """At the others an MTD learns J(C) alone, at a rate of its own: G stays and the traces of the game repeat.
+    steps: of the DCGAN, 0: none."""
+    rates, config = [], s.Config(image_size=28, batch_size=4, g_width=16, d_width=16, **flags)
     index = {"rows": range(12), "labels": [i % 4 for i in range(12)], "classes": list(s.STAGES)}
     data = s.MalariaDataset(torch.randint(0, 255, (12, 28, 28, 3), dtype=torch.uint8), index, range(12))
     trainer = s.Trainer("mtd", config, s.STAGES, torch.device("cpu"))
@@ -140,7 +141,10 @@ def test_on_a_long_dcgan_the_game_is_at_every_sixteenth_step(flags, steps, every
         dcgan.step = steps
         s.write_checkpoint(dcgan.state(), tmp_path / "gan.pt")
         trainer.start_from(tmp_path / "gan.pt")
+    trainer.set_rates(0.9)
+    trainer.optimizers["discriminator"].register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
     trainer.train_epoch(data, 20, s.tqdm(disable=True))
+    assert rates == [trainer.factor * (config.lr_c if i % every else config.lr_d) for i in range(20)]
     changed = dict(zip(s.TRACES, (trainer.traces[1:] != trainer.traces[:-1]).T))
     for name in ("loss_d", "loss_g", "d_real", "d_fake"):
         assert changed[name].tolist() == [i % every == 0 for i in range(1, 20)]
@@ -287,7 +291,7 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     assert script(*common, *TINY, "--epochs", 1, cwd=tmp_path).returncode == 0
     last = tmp_path / "results/mtd/last.pt"
     state = s.read_checkpoint(last)
-    for key in ("recipe", "smooth", "conditional", "measure_every", "game_every"):
+    for key in ("recipe", "smooth", "conditional", "measure_every", "game_every", "lr_c"):
         del state["config"][key]
     del state["strength"], state["game_every"], state["history"][0]["loss_c"]
     state["config"]["weights"] = "gan.pt"  # with which a new MTD would play seldom
@@ -296,7 +300,7 @@ def test_a_run_from_before_some_flags_goes_on(tmp_path, demo, script):
     assert done.returncode == 0, done.stderr
     state_now = s.read_checkpoint(last)
     assert not state_now["config"]["smooth"] and type(s.load_networks(last)[0].blocks[0]) is torch.nn.ConvTranspose2d
-    assert state_now["game_every"] == 1
+    assert state_now["game_every"] == 1 and state_now["config"]["lr_c"] == state_now["config"]["lr_d"]
     first, second = rows(tmp_path / "results/mtd/metrics.csv")
     assert first["val_loss"] == state["history"][0]["val_loss"] and second["epoch"] == 2
 
