@@ -866,7 +866,7 @@ class Trainer:
                 **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
 
     def start_from(self, path):
-        """Take a DCGAN's networks, averages and strength; what it lacks stays random: the head, a told G's class weights."""
+        """Go on from a DCGAN's averages and strength; what it lacks stays random: the head, a told G's class weights."""
         if processes()[1] > 1:  # the first process may still be writing it
             dist.barrier()
         _, _, state = load_networks(path, "gan")
@@ -874,9 +874,9 @@ class Trainer:
             if (known := state["config"][key]) != getattr(self.config, key):
                 given = f"no-{key}" if known is False else key if known is True else f"{key} {known}"
                 raise UsageError(f"--weights {path}: made with --{given}; give the same")
-        for key, group in (("weights", self.nets), ("ema", self.averages)):
+        for group in (self.nets, self.averages):
             for k, net in group.items():
-                for name, known in state[key][k].items():
+                for name, known in state["ema"][k].items():
                     net.state_dict()[name][tuple(map(slice, known.shape))] = known  # a told G's first layer has more columns
         self.strength.copy_(state.get("strength", self.strength))
         self.seen = set(state["seen"])

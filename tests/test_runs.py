@@ -106,17 +106,19 @@ def test_gradcam_needs_test_cells(demo):
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_an_mtd_starts_from_a_dcgan(demo, conditional):
-    """Networks, averages and augmentation strength are the DCGAN's; the head and a told G's weights of the class are new."""
+    """Networks and averages are the DCGAN's averages, and its augmentation strength; the head and a told G's weights of the
+    class are new."""
     path = demo[0] / "weights/gan.pt"
     dcgan = s.read_checkpoint(path)
+    assert not torch.equal(*(dcgan[kind]["generator"]["project.0.weight"] for kind in ("weights", "ema")))
     trainer = s.Trainer("mtd", s.Config(image_size=32, conditional=conditional), s.STAGES, torch.device("cpu"))
     new = {k: v.clone() for k, v in trainer.nets["generator"].state_dict().items()}
     trainer.start_from(path)
     state = trainer.state()
     for kind in ("weights", "ema"):
-        assert all(torch.equal(v, state[kind]["discriminator"][k]) for k, v in dcgan[kind]["discriminator"].items())
+        assert all(torch.equal(v, state[kind]["discriminator"][k]) for k, v in dcgan["ema"]["discriminator"].items())
         assert all(torch.equal(v, state[kind]["generator"][k][:, :100] if v.shape == (2048, 100) else state[kind]["generator"][k])
-                   for k, v in dcgan[kind]["generator"].items())
+                   for k, v in dcgan["ema"]["generator"].items())
         assert torch.equal(new["project.0.weight"][:, 100:], state[kind]["generator"]["project.0.weight"][:, 100:])
     assert state["strength"] == dcgan["strength"]
     with pytest.raises(s.UsageError, match="not of a gan"):
