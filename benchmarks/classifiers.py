@@ -10,8 +10,8 @@
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that is longer) on top of a DCGAN,
              real against fake at every sixteenth. The DCGAN is of the fold's training cells: 200 such epochs that are told
              no stage. Every seed and fold has its own, kept beside --out
-head         the same classifier, first weights, batches, augmentation, optimiser, steps and --lr_c, without the adversarial
-             task: just J(C)
+head         the same classifier, first weights, batches, augmentation, optimiser, steps and their rate, without the
+             adversarial task: just J(C)
 conditional  mtd with --conditional, real against fake at every step
 mtd_scratch, head_scratch     mtd and head from random weights: as --task mtd without --weights, with real against fake at
              every step, and without any
@@ -66,6 +66,11 @@ COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), 
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
 VIEWS, EXACT = len(list(s.views(torch.zeros(1, 1, 4, 4)))), 8  # all of the script's, those that need no resampling
 PRETRAINED = "effnet", "probe"  # these see enlarged cells and answer over the exact views
+
+
+def views_of(model):
+    """How many of the script's views a model's answer is the mean over."""
+    return EXACT if model in PRETRAINED else VIEWS
 
 
 def folds_of(data, count):
@@ -166,7 +171,7 @@ def resnet18(num_classes):
 
 @torch.no_grad()
 def mean_over_views(answer, data, count):
-    """numpy (N, n): the mean of answer(images) over the first of the script's views."""
+    """numpy (N, n): the mean of answer(images) over the first `count` of the script's views."""
     out = []
     for indices in torch.arange(len(data)).split(64):
         out.append(sum(map(answer, itertools.islice(s.views(data.batch(indices)), count))) / count)
@@ -227,8 +232,7 @@ def train_and_answer(model, config, train, held_out, epochs, steps, start=None):
     run_epochs(trainer, train, epochs, steps)
     average = trainer.averages["discriminator"]
     if model in ("effnet", "resnet18"):
-        count = EXACT if model in PRETRAINED else VIEWS
-        probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out, count)
+        probabilities = mean_over_views(lambda images: average(images).softmax(1), held_out, views_of(model))
     else:
         probabilities = s.predict(average, held_out, config.loss, turned=True)["probabilities"]
     return probabilities, sum(p.numel() for p in trainer.nets["discriminator"].parameters() if p.requires_grad)
@@ -242,7 +246,7 @@ def probe(train, held_out):
     backbone = pretrained().eval().to(train.device)
 
     def features(data):
-        return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data, EXACT)
+        return mean_over_views(lambda images: backbone.extract_features(images).mean((2, 3)), data, views_of("probe"))
 
     fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
     fitted.fit(features(train), train.labels.cpu().numpy())
@@ -286,8 +290,7 @@ def do_runs(flags):
         train, held_out = (cells_of(model, data, r) for r in rows)
         epochs, steps = length(model, flags, config, len(train))
         record = {"model": model, "seed": seed, "fold": fold, "n": len(held_out), "steps": epochs * steps,
-                  "classes": data.classes, "labels": held_out.labels.tolist(),
-                  "views": EXACT if model in PRETRAINED else VIEWS}
+                  "classes": data.classes, "labels": held_out.labels.tolist(), "views": views_of(model)}
         if model in ON_DCGAN or model == "mtd_scratch":
             record["smooth"] = config.smooth
         if model in ("mtd", "head"):
@@ -355,11 +358,12 @@ def score_table(runs):
     return s.text_table([["model", "runs", *columns, "parameters"], *rows])
 
 
-def balanced_gain(runs, a, b, draws=2000):
-    """(runs of a, difference a - b of their balanced accuracies, low, high) over the folds both did, or None if there is none.
+def gain(runs, a, b, balanced=True, draws=2000):
+    """(runs of a, difference a - b of their accuracies, low, high) over the folds both did, or None if there is none.
 
-    A cell counts with the mean over the seeds of each. low and high are the 95 % interval of drawing cells anew within
-    classes, the same for both models. It leaves out how far other seeds would differ and that neighbouring cells are alike.
+    A cell counts with the mean over the seeds of each. low and high are the 95 % interval of drawing cells anew, within classes
+    if the accuracies are balanced, the same for both models. It leaves out how far other seeds would differ and that
+    neighbouring cells are alike.
     """
     def right(model, fold):
         mine = [r for (m, _, f), r in runs.items() if (m, f) == (model, fold)]
@@ -370,19 +374,19 @@ def balanced_gain(runs, a, b, draws=2000):
         return None
     truth = {f: r["labels"] for (_, _, f), r in runs.items()}
     labels, gains = (np.concatenate(parts) for parts in zip(*((truth[f], right(a, f) - right(b, f)) for f in folds)))
-    rng, parts = np.random.default_rng(0), [gains[labels == k] for k in np.unique(labels)]
+    rng, parts = np.random.default_rng(0), [gains[labels == k] for k in np.unique(labels)] if balanced else [gains]
     drawn = np.mean([part[rng.integers(0, len(part), (draws, len(part)))].mean(1) for part in parts], 0)
     done = sum(m == a and f in folds for m, _, f in runs)
     return done, np.mean([part.mean() for part in parts]), *np.percentile(drawn, (2.5, 97.5))
 
 
 def gain_table(runs):
-    """Text table of balanced_gain for every pair COMPARED."""
+    """Text table of both gains for every pair COMPARED."""
     rows = []
     for a, b in COMPARED:
-        if found := balanced_gain(runs, a, b):
-            rows.append([f"{a} - {b}", found[0], f"{found[1]:+.3f}", f"{found[2]:+.3f} to {found[3]:+.3f}"])
-    return s.text_table([["balanced accuracy", "runs of the first", "difference", "95 % interval"], *rows])
+        if all(found := [gain(runs, a, b, balanced) for balanced in (False, True)]):
+            rows.append([f"{a} - {b}", found[0][0], *(f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for _, mean, low, high in found)])
+    return s.text_table([["difference, 95 % interval", "runs of the first", "accuracy", "balanced accuracy"], *rows])
 
 
 def parse_flags(arguments):

@@ -244,7 +244,7 @@ def classifier_numbers(runs, times):
         models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model], **{
             k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
-             for a, b in classifiers.COMPARED if (gain := classifiers.balanced_gain(runs, a, b))}
+             for a, b in classifiers.COMPARED if (gain := classifiers.gain(runs, a, b))}
     return {"models": models, "gains": gains, "dcgan_seconds": times["dcgan"]}
 
 
