@@ -4,8 +4,7 @@
     python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd on it, then gradcam, then before/after
     python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
 
-Layouts, found by looking: M5 Pascal-VOC XML, IML annotations.json, BBBC041 JSON, COCO JSON, YOLO text labels, folders of crops
-named by class, or a zip of any. Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results."""
+Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results; layouts of data: README.txt."""
 import argparse
 import contextlib
 import copy
@@ -130,8 +129,7 @@ def stem_key(name):
     """What identifies an image in any annotation: its stem without folders, spaces, ending, case or magnification."""
     name = re.sub(r"\s+", "", PurePosixPath(str(name).replace("\\", "/")).name).lower()
     stem, ending = os.path.splitext(name)
-    stem = stem if ending in IMAGE_ENDINGS | {".xml", ".txt", ".json"} else name
-    return re.sub(r"[_\-]?(100|400|1000)x$", "", stem)
+    return re.sub(r"[_\-]?(100|400|1000)x$", "", stem if ending in IMAGE_ENDINGS | {".xml", ".txt", ".json"} else name)
 
 def path_tags(path):
     """Words of a relative path that say microscope, magnification or split, e.g. {'hcm', '1000x', 'train'}."""
@@ -379,10 +377,8 @@ def build_cache(folder, target, *, view, classes, microscope, magnification, ima
         f.cells = [(canonical_class(c), box) for c, box in f.cells]
     classes = choose_classes({c for f in fields for c, _ in f.cells}, classes)
     deal_splits(fields, classes)
-    if view == "cell":
-        items = [(f, box, classes.index(c)) for f in fields for c, box in f.cells if c in classes]
-    else:
-        items = [(f, None, [int(c in dict(f.cells)) for c in classes]) for f in fields]
+    items = [(f, box, classes.index(c)) for f in fields for c, box in f.cells if c in classes] if view == "cell" else [
+        (f, None, [int(c in dict(f.cells)) for c in classes]) for f in fields]
     with atomic_folder(target) as building:
         shape = len(items), image_size, image_size, channels
         images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
@@ -604,11 +600,9 @@ def summarise(model, example):
 def evaluating(model):
     """Eval mode inside the block; every submodule's own mode is restored after it."""
     modes = [(m, m.training) for m in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes:
-            module.training = training
+    yield model.eval()
+    for module, training in modes:
+        module.training = training
 
 # ================================================== losses ==================================================
 def discriminator_loss(real_logits, fake_logits, kind):
@@ -700,8 +694,7 @@ def augment(images, strength):
     zoom, mirror = 1 + moved * (0.45 * torch.rand(n, device=device) - 0.2), torch.randint(0, 2, (n,), device=device) * 2 - 1
     images = warp(images, angle, zoom, mirror, moved * (0.24 * torch.rand(2, n, device=device) - 0.12))
     mean, on = images.mean((2, 3), keepdim=True), coloured.view(n, 1, 1, 1)
-    contrast, light = on * (torch.rand(2, n, 1, 1, 1, device=device) - 0.5)
-    gain, tint = on * (torch.rand(2, n, c, 1, 1, device=device) - 0.5)
+    (contrast, light), (gain, tint) = (on * (torch.rand(2, n, k, 1, 1, device=device) - 0.5) for k in (1, c))
     contrast, light, gain, tint = 1 + 0.8 * contrast, 1 + light, 1 + 0.5 * gain, 0.4 * tint
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
@@ -1116,7 +1109,6 @@ class Quality:
         self.network = feature_network().eval().to(data.device)
         self.parts = {s: part for s in ("train", "val") if len(part := data.split(s, limit=1000)) > 3}
         self.real = {s: self.features(part.uint8(range(len(part)))) for s, part in self.parts.items()}
-        self.floor = self.kid(self.real["train"], self.real["val"]) if "val" in self.real else ""
 
     @torch.no_grad()
     def features(self, images):
@@ -1135,17 +1127,23 @@ class Quality:
         subsets = ([part[torch.randperm(len(part), generator=draw)[:size]] for part in (a, b)] for _ in range(50))
         return round(torch.stack([poly_mmd(*pair) for pair in subsets]).mean().item(), 4)
 
+    def frechet(self, a, b):
+        """Frechet distance of two feature sets (Heusel et al. 2017, eq. 6), larger for fewer cells. The covariances' square root
+        needs no 1280 x 1280 matrix: its trace is the nuclear norm of A B^T, of what is centred and over the root of n - 1."""
+        (m, a), (n, b) = [(x.mean(0), (x - x.mean(0)) / (len(x) - 1) ** 0.5) for x in (a.double(), b.double())]
+        return round((m.dist(n) ** 2 + a.norm() ** 2 + b.norm() ** 2 - 2 * torch.linalg.matrix_norm(a @ b.T, "nuc")).item(), 2)
+
     def of(self, generator, seed):
-        """{name: number} of a generator: kid to train and val cells, the floor, precision and recall of train cells. A conditional
-        one draws the classes as often as they are among the train cells, and has a kid for each of them."""
+        """{name: number} of a generator: kid and frechet to train and val cells, of train to val cells, the floor, and precision
+        and recall of train cells. A conditional one draws the train cells' classes, and has both distances in each of them."""
         labels, real = self.parts["train"].labels, self.real["train"]
         spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
         fake = self.features(sample(generator, noise := latents(self.GENERATED, generator, seed, spread)))
-        kids = {f"kid_{s}": self.kid(self.real[s], fake) for s in ("train", "val") if s in self.real}
+        pairs = {**{s: (cells, fake) for s, cells in self.real.items()}, "floor": (real, self.real.get("val", ()))}
         for i, name in enumerate(self.parts["train"].classes if generator.num_classes and labels.ndim == 1 else ()):
-            kinds = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
-            kids |= {f"kid_{name}": self.kid(*kinds) if min(map(len, kinds)) > 3 else ""}
-        return {**kids, "kid_floor": self.floor, "precision": share_within(real, fake), "recall": share_within(fake, real)}
+            pairs[name] = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
+        return {**{f"{k.__name__}_{name}": k(*pair) if min(map(len, pair)) > 3 else "" for k in (self.kid, self.frechet)
+                   for name, pair in pairs.items()}, "precision": share_within(real, fake), "recall": share_within(fake, real)}
 
     def neighbours(self, images):
         """[(image, text), (nearest training cell, text), ...] for uint8 images (N, S, S, C): are they only learnt by heart?"""
@@ -1190,8 +1188,7 @@ def tile(images, columns=8, gap=2):
     zoom = math.ceil(64 / images.shape[1])
     images = images.repeat(zoom, 1).repeat(zoom, 2).repeat(3 // images.shape[3], 3)
     images = np.pad(images, ((0, -len(images) % columns), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
-    _, height, width, _ = images.shape
-    sheet = images.reshape(-1, columns, height, width, 3).swapaxes(1, 2).reshape(-1, columns * width, 3)
+    sheet = images.reshape(-1, columns, *images.shape[1:]).swapaxes(1, 2).reshape(-1, columns * images.shape[2], 3)
     return np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=255)
 
 def write_image(path, image, caption=""):
@@ -1220,19 +1217,22 @@ def plot_training(trainer, folder):
             draw_trace(axis, traces[TRACES.index(key)], colour, name)
             axis.set(xlabel="iteration", ylabel=unit, title=f"{trainer.task}: {name}")
         figure.savefig(folder / f"{file}.png")
-    if any(row.get("kid_train", "") != "" for row in trainer.history):
-        plot_history(trainer.history, folder / "quality.png", {"kernel distance, lower is better": dict(
-                kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor: real train to real val"),
-            "share of cells, higher is better": dict(precision="precision", recall="recall")})
+    if any("kid_train" in row for row in trainer.history):
+        plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
         plot_history(trainer.history, folder / "classifier_curves.png", {
             f"classification head: {text}": {f"{split}_{key}": split for split in ("train", "val")} for key, text in dict(
                 loss="loss (nats)", accuracy="accuracy (share)", balanced_accuracy="balanced accuracy (mean recall)").items()})
 
+QUALITY_PANELS = {**{f"{name}, lower is better": {f"{key}_train": "to train cells", f"{key}_val": "to val cells", f"{key}_floor":
+    "floor: real train to real val"} for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))},
+    "share of cells, higher is better": {"precision": "precision", "recall": "recall"}}
+
 def plot_history(history, path, panels):
-    """Columns of the history over epochs: one panel for each {title: {column: label}}."""
-    figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8))
-    for axis, (title, curves) in zip(axes, panels.items()):
+    """Columns of the history over epochs: one panel for each {title: {column: label}} of whose columns one has a number."""
+    panels = {title: curves for title, curves in panels.items() if any(row.get(k, "") != "" for row in history for k in curves)}
+    figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items()):
         for column, label in curves.items():
             rows = [row for row in history if row.get(column, "") != ""]
             axis.plot([row["epoch"] for row in rows], [row[column] for row in rows], ".-", label=label)

@@ -64,6 +64,7 @@ ON_DCGAN = ("mtd", "head", "conditional")
 COMPARED = [*((m, "effnet") for m in MODELS if m != "effnet"), ("mtd", "head"), ("conditional", "head"),
             ("conditional", "mtd"), ("mtd_scratch", "head_scratch"), ("mtd", "mtd_scratch"), ("head", "head_scratch")]
 BLOCK, SIDE = 8, 112  # neighbouring fields that stay together; pixels that the pretrained network sees
+BINS = 15  # of the calibration error
 VIEWS, EXACT = len(list(s.views(torch.zeros(1, 1, 4, 4)))), 8  # all of the script's, those that need no resampling
 PRETRAINED = "effnet", "probe"  # these see enlarged cells and answer over the exact views
 
@@ -261,9 +262,9 @@ def known_runs(path):
 
 
 def complete_seeds(runs, model):
-    """The records of a model, a list for each seed that has all the folds which any model has."""
+    """The records of a model by fold, a list for each seed that has all the folds which any model has."""
     folds = {fold for _, _, fold in runs}
-    mine = {seed: [r for (m, s, _), r in runs.items() if (m, s) == (model, seed)] for _, seed, _ in runs}
+    mine = {seed: [r for (m, s, _), r in sorted(runs.items()) if (m, s) == (model, seed)] for _, seed, _ in runs}
     return [records for _, records in sorted(mine.items()) if len(records) == len(folds)]
 
 
@@ -336,14 +337,44 @@ def time_models(flags):
 
 
 def scores(records):
-    """{name: number} of the pooled answers of some folds: accuracies, each class's recall, calibration error (15 bins)."""
+    """{name: number} of the pooled answers of some folds: accuracies, each class's recall, calibration error (BINS bins)."""
     from torchmetrics.classification import MulticlassCalibrationError
     classes = records[0]["classes"]
     labels, probabilities = (np.concatenate([r[k] for r in records]) for k in ("labels", "probabilities"))
     found = s.classification_scores(labels, probabilities, classes)
-    error = MulticlassCalibrationError(len(classes), n_bins=15)(torch.from_numpy(probabilities), torch.from_numpy(labels))
+    error = MulticlassCalibrationError(len(classes), n_bins=BINS)(torch.from_numpy(probabilities), torch.from_numpy(labels))
     return {"accuracy": found["accuracy"], "balanced": found["balanced_accuracy"], "calibration error": error.item(),
             **{f"recall {c}": found["per_class"][c]["recall"] for c in classes}}
+
+
+def intervals(seeds, draws=2000):
+    """{name: (low, high)} of the scores of a model's complete_seeds: 95 % bootstrap intervals of their means over the seeds.
+
+    Cells are drawn anew within classes, the same for all seeds. Of accuracies and recalls low and high are percentiles. Drawing
+    anew raises the calibration error, so its interval is the basic one, twice the error less the percentiles, at least 0
+    (Davison and Hinkley 1997, sec. 5.2). All leave out how far other seeds would differ and that neighbouring cells are alike.
+    """
+    labels, classes = np.concatenate([r["labels"] for r in seeds[0]]), seeds[0][0]["classes"]
+    probabilities = np.array([np.concatenate([r["probabilities"] for r in records]) for records in seeds])
+    right, sure = probabilities.argmax(2) == labels, probabilities.max(2)
+    gaps = (right - sure)[..., None] * np.eye(BINS + 2)[np.digitize(sure, np.linspace(0, 1, BINS + 1))]  # (seeds, cells, bins)
+    rng, counts, recalls = np.random.default_rng(0), np.ones((draws + 1, len(labels))), {}  # the first are the cells as they are
+    for k in np.unique(labels):
+        n = (mine := labels == k).sum()
+        counts[1:, mine] = rng.multinomial(n, np.full(n, 1 / n), draws)
+        recalls[f"recall {classes[k]}"] = counts[:, mine] @ right.mean(0)[mine] / n
+    shares = {"accuracy": counts @ right.mean(0) / len(labels), "balanced": np.mean(list(recalls.values()), 0), **recalls}
+    error = np.abs(counts @ gaps).sum(2).mean(0) / len(labels)
+    basic = np.maximum(0, 2 * error[0] - np.percentile(error[1:], (97.5, 2.5)))
+    return {**{name: tuple(np.percentile(v[1:], (2.5, 97.5))) for name, v in shares.items()}, "calibration error": tuple(basic)}
+
+
+def interval_table(runs):
+    """Text table of the intervals, a model a row."""
+    found = {m: intervals(seeds) for m in MODELS if (seeds := complete_seeds(runs, m))}
+    names = list(dict.fromkeys(name for one in found.values() for name in one))
+    rows = [[m, *("{:.3f} to {:.3f}".format(*one[name]) for name in names)] for m, one in found.items()]
+    return s.text_table([["95 % interval", *names], *rows])
 
 
 def score_table(runs):
@@ -421,7 +452,8 @@ def run(arguments):
             do_runs(flags)
         if not (runs := known_runs(flags.out)):
             raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
-        print(f"\nfolds pooled within a seed; mean (lowest-highest) over seeds\n{score_table(runs)}\n\n{gain_table(runs)}")
+        print("\nfolds pooled within a seed; mean (lowest-highest) over seeds", score_table(runs), "", interval_table(runs), "",
+              gain_table(runs), sep="\n")
 
 
 if __name__ == "__main__":

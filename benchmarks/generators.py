@@ -53,23 +53,12 @@ def make_loop(model, seed, data, folder, flags):
     return TorchganLoop(config, folder, data.device)
 
 
-def frechet(a, b):
-    """Frechet distance of two sets of features (N, 1280)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    network = torch.nn.Identity()
-    network.num_features = a.shape[1]
-    metric = FrechetInceptionDistance(network)
-    metric.update(a, real=True)
-    metric.update(b, real=False)
-    return metric.compute().item()
-
-
 def measure(generator, quality, unseen, seed):
     """The COLUMNS of a generator."""
     noise = s.latents(quality.GENERATED, generator, seed + 1) if hasattr(generator, "num_classes") else torch.randn(
         quality.GENERATED, 100, generator=torch.Generator().manual_seed(seed + 1))
     fake, real = quality.features(s.sample(generator, noise)), quality.real["train"]
-    return {"kid_train": quality.kid(real, fake), "kid_unseen": quality.kid(unseen, fake), "frechet": frechet(real, fake),
+    return {"kid_train": quality.kid(real, fake), "kid_unseen": quality.kid(unseen, fake), "frechet": quality.frechet(real, fake),
             "precision": s.share_within(real, fake), "recall": s.share_within(fake, real)}
 
 
@@ -89,7 +78,8 @@ def floor_of(quality, unseen):
     """The COLUMNS of real cells."""
     real = quality.real["train"]
     return {"kid_train": quality.kid(real[::2], real[1::2]), "kid_unseen": quality.kid(real, unseen),
-            "frechet": frechet(real, unseen), "precision": s.share_within(real, unseen), "recall": s.share_within(unseen, real)}
+            "frechet": quality.frechet(real, unseen),
+            "precision": s.share_within(real, unseen), "recall": s.share_within(unseen, real)}
 
 
 def run_all(flags, folder):

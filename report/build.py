@@ -241,7 +241,8 @@ def classifier_numbers(runs, times):
     for model in (m for m in classifiers.MODELS if classifiers.complete_seeds(runs, m)):
         seeds = classifiers.complete_seeds(runs, model)
         mine, found = sum(seeds, []), list(map(classifiers.scores, seeds))
-        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model], **{
+        models[model] = {"runs": len(mine), "seeds": len(seeds), "parameters": mine[0]["parameters"], "seconds": times[model],
+                         "intervals": {k: list(map(float, v)) for k, v in classifiers.intervals(seeds).items()}, **{
             k: spread([f[k] for f in found]) for k in found[0]}}
     gains = {f"{a}-{b}": dict(zip(("runs", "mean", "low", "high"), map(float, gain)))
              for a, b in classifiers.COMPARED if (gain := classifiers.gain(runs, a, b))}
@@ -263,7 +264,7 @@ def conditional_numbers(runs):
 
 def generator_numbers(path):
     """{"models": [a row for each generator that benchmarks/generators.py trained], "floor": the same numbers of real cells}."""
-    keys, trained = ("kid_train", "kid_unseen", "precision", "recall"), [r for r in read_runs(path) if r["minutes"]]
+    keys, trained = ("kid_train", "kid_unseen", "frechet", "precision", "recall"), [r for r in read_runs(path) if r["minutes"]]
     if not {"script", "assignment", "tutorial"} <= {r["model"] for r in trained}:
         raise s.UsageError(f"{path} lacks the script's, the assignment's or the tutorial's generator: benchmarks/generators.py")
     mine = {name: [r for r in trained if r["model"] == name] for name in dict.fromkeys(r["model"] for r in trained)}
@@ -297,10 +298,7 @@ def figures(results, weights, panels, benchmarks, told, out):
     rows = {task: json.loads((results / task / "history.json").read_text())["rows"] for task in ("gan", "mtd")}
     gan, mtd = (np.load(results / task / "traces.npz") for task in ("gan", "mtd"))
     draw_networks(out / "networks.svg", s.load_networks(weights / "gan.pt")[0], s.load_networks(weights / "mtd.pt")[1])
-    s.plot_history(rows["gan"], out / "quality.svg", {
-        "kernel distance, lower is better": dict(
-            kid_train="KID to train cells", kid_val="KID to val cells", kid_floor="floor: real train to real val"),
-        "share of cells, higher is better": dict(precision="precision", recall="recall")})
+    s.plot_history(rows["gan"], out / "quality.svg", s.QUALITY_PANELS)
     s.plot_history(rows["mtd"], out / "head.svg", {
         text: {f"{split}_{key}": split for split in ("train", "val")}
         for key, text in dict(loss="loss (nats)", accuracy="accuracy", balanced_accuracy="balanced accuracy").items()})

@@ -281,8 +281,24 @@ def test_quality_tells_alike_from_apart():
     torch.manual_seed(0)
     quality, cloud = s.Quality.__new__(s.Quality), torch.randn(200, 16)
     assert abs(quality.kid(cloud[:100], cloud[100:])) < 0.2 < 1 < quality.kid(cloud, cloud + 3)
+    assert quality.frechet(cloud, cloud) == 0 and quality.frechet(cloud, cloud + 3) == pytest.approx(16 * 3 ** 2)
     assert s.share_within(cloud, cloud) == 1 and s.share_within(cloud, cloud + 50) == 0
     assert s.share_within(cloud, cloud[:100].repeat(2, 1)) == 1 > s.share_within(cloud[:1].repeat(200, 1), cloud)
+
+
+@pytest.mark.parametrize("cells", ((200, 150), (10, 40)))
+def test_frechet_distance_is_torchmetrics(cells):
+    """Fewer and more cells than features: the nuclear norm gives what torchmetrics gets from the covariances' eigenvalues."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    torch.manual_seed(0)
+    mix = torch.randn(20, 20)
+    a, b = torch.randn(cells[0], 20) @ mix, torch.randn(cells[1], 20) * 1.5 + 0.3
+    features = torch.nn.Identity()
+    features.num_features = 20
+    metric = FrechetInceptionDistance(features)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert s.Quality.frechet(None, a, b) == pytest.approx(metric.compute().item(), rel=1e-4, abs=0.01)
 
 
 def test_a_conditional_generator_is_told_its_class():
