@@ -1128,8 +1128,7 @@ class Quality:
         return round(torch.stack([poly_mmd(*pair) for pair in subsets]).mean().item(), 4)
 
     def frechet(self, a, b):
-        """Frechet distance of two feature sets (Heusel et al. 2017, eq. 6), larger for fewer cells. The covariances' square root
-        needs no 1280 x 1280 matrix: its trace is the nuclear norm of A B^T, of what is centred and over the root of n - 1."""
+        """Frechet distance (Heusel et al. 2017, eq. 6), more for fewer cells. For S = A^T A, tr(S_a S_b)^1/2 is a nuclear norm."""
         (m, a), (n, b) = [(x.mean(0), (x - x.mean(0)) / (len(x) - 1) ** 0.5) for x in (a.double(), b.double())]
         return round((m.dist(n) ** 2 + a.norm() ** 2 + b.norm() ** 2 - 2 * torch.linalg.matrix_norm(a @ b.T, "nuc")).item(), 2)
 
@@ -1224,9 +1223,11 @@ def plot_training(trainer, folder):
             f"classification head: {text}": {f"{split}_{key}": split for split in ("train", "val")} for key, text in dict(
                 loss="loss (nats)", accuracy="accuracy (share)", balanced_accuracy="balanced accuracy (mean recall)").items()})
 
-QUALITY_PANELS = {**{f"{name}, lower is better": {f"{key}_train": "to train cells", f"{key}_val": "to val cells", f"{key}_floor":
-    "floor: real train to real val"} for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))},
-    "share of cells, higher is better": {"precision": "precision", "recall": "recall"}}
+QUALITY_PANELS = {
+    **{f"{name} of {Quality.GENERATED} cells, lower is better\n(features of EfficientNet-Lite0)": {
+        f"{key}_train": "to train cells", f"{key}_val": "to val cells", f"{key}_floor": "floor: real train to real val"}
+       for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))},
+    "share of cells, higher is better": dict(precision="precision", recall="recall")}
 
 def plot_history(history, path, panels):
     """Columns of the history over epochs: one panel for each {title: {column: label}} of whose columns one has a number."""
@@ -1248,10 +1249,9 @@ def plot_weights(model, path, side_inches=3.4):
     figure, axes = pyplot().subplots(1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2), squeeze=False)
     for axis, (name, layer) in zip(axes[0], layers):
         kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
-        side = math.isqrt(len(kernels) - 1) + 1
+        side, limit = math.isqrt(len(kernels) - 1) + 1, kernels.abs().max().item()
         sheet = F.pad(kernels, (0, 1, 0, 1, 0, side * side - len(kernels)), value=math.nan)
         sheet = sheet.view(side, side, *sheet.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
-        limit = kernels.abs().max().item()
         shown = axis.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         shape, order = "x".join(map(str, layer.weight.shape)), "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
         axis.set(title=f"{name}\n{shape}", xticks=[], yticks=[], xlabel=f"{len(kernels)} kernels ({order})")
@@ -1347,12 +1347,12 @@ def report_run(trainer, folder, data):
     halves = [tile(half, columns=4) for half in (real.uint8(rng.choice(len(real), 32, len(real) < 32)), images)]
     write_image(folder / "real_vs_generated.png", np.hstack(halves), "left: real (train), right: generated")
     quality = trainer.quality()
-    known, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
-    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {known['train']} training cells; 1 is the "
+    n, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
+    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {n['train']} training cells; 1 is the "
             "usual distance of a training cell to its nearest other", quality.neighbours(images))
-    (folder / "quality.json").write_text(json.dumps({**found, "n": {"generated": quality.GENERATED, **known}, "epoch": state[
+    (folder / "quality.json").write_text(json.dumps({**found, "n": {"generated": quality.GENERATED, **n}, "epoch": state[
         "epoch"], "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}, indent=1))
-    print(f"{task}: generated cells:", ", ".join(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
+    print(f"{task}: {quality.GENERATED} generated cells, real {n}:", *(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
     if task == "mtd":
         report_mtd(folder, config, data, discriminator, state["epoch"])
     target = Path(config.save_dir, f"{task}.pt")
