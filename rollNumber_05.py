@@ -1109,6 +1109,7 @@ class Quality:
         self.network = feature_network().eval().to(data.device)
         self.parts = {s: part for s in ("train", "val") if len(part := data.split(s, limit=1000)) > 3}
         self.real = {s: self.features(part.uint8(range(len(part)))) for s, part in self.parts.items()}
+        self.usual = max(1e-9, torch.cdist(real := self.real["train"], real).kthvalue(2, 1).values.median().item())
 
     @torch.no_grad()
     def features(self, images):
@@ -1133,8 +1134,8 @@ class Quality:
         return round((m.dist(n) ** 2 + a.norm() ** 2 + b.norm() ** 2 - 2 * torch.linalg.matrix_norm(a @ b.T, "nuc")).item(), 2)
 
     def of(self, generator, seed):
-        """{name: number} of a generator: kid and frechet to train and val cells, of train to val cells, the floor, and precision
-        and recall of train cells. A conditional one draws the train cells' classes, and has both distances in each of them."""
+        """{name: number} of a generator: kid and frechet to train and val cells, of train to val cells, the floor; precision and
+        recall of train cells; nearest, as in `neighbours`, median. A conditional one has distances in each class too."""
         labels, real = self.parts["train"].labels, self.real["train"]
         spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
         fake = self.features(sample(generator, noise := latents(self.GENERATED, generator, seed, spread)))
@@ -1142,15 +1143,14 @@ class Quality:
         for i, name in enumerate(self.parts["train"].classes if generator.num_classes and labels.ndim == 1 else ()):
             pairs[name] = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
         return {**{f"{k.__name__}_{name}": k(*pair) if min(map(len, pair)) > 3 else "" for k in (self.kid, self.frechet)
-                   for name, pair in pairs.items()}, "precision": share_within(real, fake), "recall": share_within(fake, real)}
+                   for name, pair in pairs.items()}, "precision": share_within(real, fake), "recall": share_within(fake, real),
+                "nearest": torch.cdist(fake, real).min(1).values.median().item() / self.usual}
 
     def neighbours(self, images):
         """[(image, text), (nearest training cell, text), ...] for uint8 images (N, S, S, C): are they only learnt by heart?"""
-        real, found = self.real["train"], torch.cdist(self.features(images), self.real["train"]).min(1)
-        usual = torch.cdist(real, real).kthvalue(2, 1).values.median().item()
-        nearest = self.parts["train"].uint8(found.indices)
-        texts = [f"nearest real\n{d / max(usual, 1e-9):.2f} of usual" for d in found.values.tolist()]
-        return [pair for image, cell, text in zip(images, nearest, texts) for pair in ((image, "generated"), (cell, text))]
+        apart, where = torch.cdist(self.features(images), self.real["train"]).min(1)
+        found = zip(images, self.parts["train"].uint8(where), (apart / self.usual).tolist())
+        return [pair for image, cell, d in found for pair in ((image, "generated"), (cell, f"nearest real\n{d:.2f} of usual"))]
 
 def share_within(a, b, k=3):
     """Share of features b (M, F) that lie within the k-th neighbour's radius of any of a (N, F), N > k: precision of

@@ -59,6 +59,7 @@ def test_every_task_and_every_picture(demo):
     assert not (folder / "results/gan/quality.png").exists()  # no epoch was measured, and no empty panel is drawn
     found = json.loads((folder / "results/gan/quality.json").read_text())
     assert found["n"]["generated"] == 500 and found["kid_train"] > abs(found["kid_floor"]) and 0 <= found["precision"] <= 1
+    assert found["frechet_train"] > 0 < found["frechet_floor"] < found["frechet_val"] and found["nearest"] > 0.5
 
 
 def test_the_demo_run_learns(demo):
@@ -326,6 +327,8 @@ def test_other_views_losses_and_optimisers_run_to_the_end(flags, tmp_path, demo,
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/gradcam/gradcam_real_fake.png").exists()
     assert (tmp_path / "results/gan/quality.png").exists() == ("--measure_every" in flags)
+    measured = rows(tmp_path / "results/mtd/metrics.csv")[0]
+    assert {"kid_ring", "frechet_ring", "frechet_floor", "nearest"} <= measured.keys() or "--conditional" not in flags
 
 
 def test_rates_are_constant_then_fall():
