@@ -15,10 +15,12 @@ flops   achieved rate of a step, counted with torch.utils.flop_counter, over the
         and the time of each layer
 start   seconds from command to the end of the first step, cold and warm cache, and peak memory, for 1, 4, 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
-epoch   what pictures (drawing the 500 measured cells too), metrics of these, validation and checkpoints take of a run of 25 epochs
+epoch   what pictures (drawing the 500 measured cells too), metrics of these, validation and checkpoints take of a run of 40
+        epochs; of the mtd with the game at every step, and seldom, at every sixteenth, as on a DCGAN
 """
 import argparse
 import contextlib
+import importlib
 import dataclasses
 import io
 import itertools
@@ -244,11 +246,13 @@ def watched(names):
 
 def bench_epoch(folder, flags):
     """Section epoch."""
+    importlib.import_module("torchmetrics.image.kid")  # takes seconds, once a process
     out, names = {}, {"plot_training": "pictures", "sample": "pictures", "tile": "pictures", "write_image": "pictures",
                       "Quality.of": "metrics", "evaluate": "validation", "write_checkpoint": "checkpoints"}
-    for task in ("gan", "mtd"):
-        config = s.Config(data_path=flags.data_path, task=task, epochs=1 if flags.smoke else 25, results_dir=str(folder),
-                          min_steps=2 if flags.smoke else 100, measure_every=1 if flags.smoke else 10, device=flags.device)
+    for run in ("gan", "mtd", "mtd_seldom"):
+        task, game_every, small = run[:3], 16 if run == "mtd_seldom" else 0, dict(epochs=1, min_steps=2, measure_every=1)
+        config = s.Config(data_path=flags.data_path, task=task, game_every=game_every, results_dir=str(folder),
+                          device=flags.device, **(small if flags.smoke else dict(epochs=40)))
         data = s.load_data(config, s.pick_device(flags.device))
         with watched([*names, "finish_epoch"]) as spent:
             start = time.perf_counter()
@@ -257,7 +261,7 @@ def bench_epoch(folder, flags):
         shares = dict.fromkeys(names.values(), 0.0)
         for name, kind in names.items():
             shares[kind] += spent[name] / total
-        out[task] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
+        out[run] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
     return out
 
 
