@@ -86,7 +86,7 @@ class Config:
     ema: float = flag(0.999, "decay, a step, of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
     precision: str = flag("auto", "arithmetic in training; auto: bf16 if the processor is fast in it", ("auto", "fp32", "bf16"))
     augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike as far as D overfits; the head's: fully")
-    measure_every: int = flag(0, "epochs between measurements of generated cells; 0: gan 10, mtd 20, 40 if the game is seldom", low=0)
+    measure_every: int = flag(0, "epochs between measuring generated cells; 0: gan 10, mtd 20, 40 if the game is seldom", low=0)
     seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
     device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
     resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
@@ -947,27 +947,27 @@ def warn_of_seen(who, seen, data):
 
 def finish_epoch(trainer, row, parts, folder, bar):
     """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
-    text, better, g = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False, trainer.averages["generator"]
-    if trainer.epoch % (trainer.config.measure_every or (40 if trainer.game_every > 1 else 20 if trainer.task == "mtd" else 10)) == 0:
-        row |= trainer.quality().of(g, trainer.config.seed + 1)
+    text, best, c, g = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False, trainer.config, trainer.averages["generator"]
+    if trainer.epoch % (c.measure_every or (40 if trainer.game_every > 1 else 20 if trainer.task == "mtd" else 10)) == 0:
+        row |= trainer.quality().of(g, c.seed + 1)
         text += f"  KID {row['kid_train']:.3f}"
         if trainer.task == "gan":
-            better, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
+            best, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
     if trainer.task == "mtd":
         for name, part in parts.items():  # train, then val
-            scores = evaluate(part, predict(trainer.averages["discriminator"], part, trainer.config.loss)["probabilities"])
+            scores = evaluate(part, predict(trainer.averages["discriminator"], part, c.loss)["probabilities"])
             row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
         text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
         mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
-        better, trainer.best = mean >= trainer.best, max(mean - error, trainer.best)  # the best itself can be a lucky draw
+        best, trainer.best = mean >= trainer.best, max(mean - error, trainer.best)  # the best itself can be a lucky draw
     trainer.history.append(row)
-    for name in ["best.pt"] * better + ["last.pt"]:
+    for name in ["best.pt"] * best + ["last.pt"]:
         write_checkpoint(trainer.state(), folder / name)
     trainer.saved = trainer.epoch  # a failure while drawing comes after it
     columns = list(dict.fromkeys(k for r in trainer.history for k in r))
     lines = [",".join(columns), *(",".join(str(r.get(k, "")) for k in columns) for r in trainer.history)]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    images = sample(g, latents(64, g, trainer.config.seed))
+    images = sample(g, latents(64, g, c.seed))
     write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
     if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
         plot_training(trainer, folder)
