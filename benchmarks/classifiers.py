@@ -347,7 +347,13 @@ def scores(records):
             **{f"recall {c}": found["per_class"][c]["recall"] for c in classes}}
 
 
-def intervals(seeds, draws=2000):
+def drawn_anew(groups, draws=2000):
+    """[(draws, n) for each array (n,)]: its values drawn anew with replacement, the same whenever the sizes are."""
+    rng = np.random.default_rng(0)
+    return [group[rng.integers(0, len(group), (draws, len(group)))] for group in groups]
+
+
+def intervals(seeds):
     """{name: (low, high)} of the scores of a model's complete_seeds: 95 % bootstrap intervals of their means over the seeds.
 
     Cells are drawn anew within classes, the same for all seeds. Of accuracies and recalls low and high are percentiles. Drawing
@@ -358,15 +364,16 @@ def intervals(seeds, draws=2000):
     probabilities = np.array([np.concatenate([r["probabilities"] for r in records]) for records in seeds])
     right, sure = probabilities.argmax(2) == labels, probabilities.max(2)
     gaps = (right - sure)[..., None] * np.eye(BINS + 2)[np.digitize(sure, np.linspace(0, 1, BINS + 1))]  # (seeds, cells, bins)
-    rng, counts, recalls = np.random.default_rng(0), np.ones((draws + 1, len(labels))), {}  # the first are the cells as they are
-    for k in np.unique(labels):
-        n = (mine := labels == k).sum()
-        counts[1:, mine] = rng.multinomial(n, np.full(n, 1 / n), draws)
-        recalls[f"recall {classes[k]}"] = counts[:, mine] @ right.mean(0)[mine] / n
-    shares = {"accuracy": counts @ right.mean(0) / len(labels), "balanced": np.mean(list(recalls.values()), 0), **recalls}
-    error = np.abs(counts @ gaps).sum(2).mean(0) / len(labels)
-    basic = np.maximum(0, 2 * error[0] - np.percentile(error[1:], (97.5, 2.5)))
-    return {**{name: tuple(np.percentile(v[1:], (2.5, 97.5))) for name, v in shares.items()}, "calibration error": tuple(basic)}
+
+    def error(cells):
+        return np.abs(gaps[:, cells].mean(1)).sum(1).mean()
+
+    rows = drawn_anew([np.flatnonzero(labels == k) for k in np.unique(labels)])
+    recalls = {f"recall {classes[k]}": right.mean(0)[cells].mean(1) for k, cells in zip(np.unique(labels), rows)}
+    cells = np.concatenate(rows, 1)
+    shares = {"accuracy": right.mean(0)[cells].mean(1), "balanced": np.mean(list(recalls.values()), 0), **recalls}
+    basic = np.maximum(0, 2 * error(np.arange(len(labels))) - np.percentile(list(map(error, cells)), (97.5, 2.5)))
+    return {**{name: tuple(np.percentile(v, (2.5, 97.5))) for name, v in shares.items()}, "calibration error": tuple(basic)}
 
 
 def interval_table(runs):
@@ -389,7 +396,7 @@ def score_table(runs):
     return s.text_table([["model", "runs", *columns, "parameters"], *rows])
 
 
-def gain(runs, a, b, balanced=True, draws=2000):
+def gain(runs, a, b, balanced=True):
     """(runs of a, difference a - b of their accuracies, low, high) over the folds both did, or None if there is none.
 
     A cell counts with the mean over the seeds of each. low and high are the 95 % interval of drawing cells anew, within classes
@@ -405,8 +412,8 @@ def gain(runs, a, b, balanced=True, draws=2000):
         return None
     truth = {f: r["labels"] for (_, _, f), r in runs.items()}
     labels, gains = (np.concatenate(parts) for parts in zip(*((truth[f], right(a, f) - right(b, f)) for f in folds)))
-    rng, parts = np.random.default_rng(0), [gains[labels == k] for k in np.unique(labels)] if balanced else [gains]
-    drawn = np.mean([part[rng.integers(0, len(part), (draws, len(part)))].mean(1) for part in parts], 0)
+    parts = [gains[labels == k] for k in np.unique(labels)] if balanced else [gains]
+    drawn = np.mean([part.mean(1) for part in drawn_anew(parts)], 0)
     done = sum(m == a and f in folds for m, _, f in runs)
     return done, np.mean([part.mean() for part in parts]), *np.percentile(drawn, (2.5, 97.5))
 

@@ -249,8 +249,8 @@ def bench_epoch(folder, flags):
     importlib.import_module("torchmetrics.image.kid")  # takes seconds, once a process
     out, names = {}, {"plot_training": "pictures", "sample": "pictures", "tile": "pictures", "write_image": "pictures",
                       "Quality.of": "metrics", "evaluate": "validation", "write_checkpoint": "checkpoints"}
-    for run in ("gan", "mtd", "mtd_seldom"):
-        task, game_every, small = run[:3], 16 if run == "mtd_seldom" else 0, dict(epochs=1, min_steps=2, measure_every=1)
+    for case in ("gan", "mtd", "mtd_seldom"):
+        task, game_every, small = case[:3], 16 if case == "mtd_seldom" else 0, dict(epochs=1, min_steps=2, measure_every=1)
         config = s.Config(data_path=flags.data_path, task=task, game_every=game_every, results_dir=str(folder),
                           device=flags.device, **(small if flags.smoke else dict(epochs=40)))
         data = s.load_data(config, s.pick_device(flags.device))
@@ -261,7 +261,7 @@ def bench_epoch(folder, flags):
         shares = dict.fromkeys(names.values(), 0.0)
         for name, kind in names.items():
             shares[kind] += spent[name] / total
-        out[run] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
+        out[case] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
     return out
 
 
