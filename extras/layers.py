@@ -1,0 +1,47 @@
+"""The layers of a network as a table: kind, output shape, parameters, the size formula worked out."""
+
+import torch
+from torch import nn
+
+
+def size_formula(layer, side):
+    """How the side of a convolution's output follows from that of its input, worked out."""
+    kernel = layer.kernel_size[0]
+    stride = layer.stride[0]
+    padding = layer.padding[0]
+    if isinstance(layer, nn.ConvTranspose2d):
+        result = (side - 1) * stride - 2 * padding + kernel
+        worked_out = f"({side} - 1)*{stride} - 2*{padding} + {kernel}"
+        return f"(i - 1)*s - 2*p + k = {worked_out} = {result}"
+    result = (side + 2 * padding - kernel) // stride + 1
+    worked_out = f"({side} + 2*{padding} - {kernel})/{stride} + 1"
+    return f"(i + 2*p - k)/s + 1 = {worked_out} = {result}"
+
+
+@torch.no_grad()
+def trace_layers(network, example):
+    """[(name, layer, input shape, output shape)] of the leaf layers in the order they run.
+
+    example: an input of batch 1; shapes are without the batch.
+    """
+    names = {layer: name for name, layer in network.named_modules()}
+    seen = []
+
+    def note(layer, inputs, output):
+        if not list(layer.children()):
+            seen.append((names[layer], layer, inputs[0].shape[1:], output.shape[1:]))
+
+    with nn.modules.module.register_module_forward_hook(note):
+        network(example)
+    return seen
+
+
+def layer_table(network, example):
+    """Rows of text, the first the head: layer, kind, output, parameters, output side."""
+    rows = [("layer", "kind", "output", "parameters", "output side")]
+    for name, layer, input_shape, output_shape in trace_layers(network, example):
+        parameters = sum(parameter.numel() for parameter in layer.parameters())
+        formula = size_formula(layer, input_shape[-1]) if hasattr(layer, "stride") else ""
+        shape = "x".join(map(str, output_shape))
+        rows.append((name, type(layer).__name__, shape, f"{parameters:,}", formula))
+    return rows

