@@ -1,15 +1,17 @@
 """Run trained weights: noise to images (gan), or images to life stages (mtd).
 
-    python test.py --model gan --weights saved_models/gan.pt [--num_images 16] [--noise z.npy] [--seed 0] [--out DIR]
-    python test.py --model gan --weights WEIGHTS.pt --label ring    a class, of a generator that is told it (--conditional)
+    python test.py --model gan --weights saved_models/gan.pt [--num_images 16] [--out DIR]
+    python test.py --model gan --weights saved_models/gan.pt --noise z.npy
+    python test.py --model gan --weights WEIGHTS.pt --label ring    a class, of a conditional G
     python test.py --model mtd --weights saved_models/mtd.pt --image cell.png|folder [--json]
-    python test.py --model mtd --weights saved_models/mtd.pt --data_path DIR_OR_ZIP [--split test|val|train|all] [--json]
+    python test.py --model mtd --weights saved_models/mtd.pt --data_path DIR_OR_ZIP
 
-From Python: test("mtd", "saved_models/mtd.pt", "cell.png") or test("gan", "saved_models/gan.pt", noise).
+From Python: test("mtd", WEIGHTS, "cell.png") or test("gan", WEIGHTS, noise).
 """
+
+import argparse
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -19,197 +21,329 @@ import torch
 # The script beside this file, whatever roll number it has been renamed to.
 scripts = sorted(Path(__file__).resolve().parent.glob("*_05.py"))
 if not scripts:
-    print("error: no script called ROLLNUMBER_05.py beside test.py; put them into one folder", file=sys.stderr)
+    print("error: no script ROLLNUMBER_05.py beside test.py; put both in a folder", file=sys.stderr)
     sys.exit(2)
-submission = importlib.import_module(scripts[0].stem)
-UsageError = submission.UsageError
+malaria = importlib.import_module(scripts[0].stem)
+UsageError = malaria.UsageError
 
 
-def test(architecture, weights, sample):
+def test(architecture, weights, sample, label=None):
     """What a trained network makes of a sample.
 
-    architecture: "gan" or "mtd", or a Generator or MultiTaskDiscriminator that the weights are loaded into.
-    weights: a checkpoint file of that kind; for a gan also an mtd's, whose generator is taken.
-    sample: for a gan noise (latent,) or (N, latent), as an array or .npy file -> uint8 images (S, S, C) or (N, S, S, C);
-    where the generator is conditional, the last numbers of the noise are the class, one-hot;
-    for an mtd an image file, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), RGB, of uint8, uint16 or floats in
-    [0, 1] -> {"label", "probabilities": {class: p}, "real_probability"}; a list of them -> a list.
+    architecture: "gan" or "mtd", or a Generator or MultiTaskDiscriminator to load the weights into.
+    weights: a checkpoint of that kind; for a gan also an mtd's, whose generator is taken.
+    sample: for a gan noise (latent_dim,) or (N, latent_dim), an array or .npy file; returns uint8
+    images (S, S, C) or (N, S, S, C). For an mtd an image file, or an array (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4), RGB, of uint8, uint16 or floats in [0, 1]; returns {"label",
+    "probabilities": {class: p}, "real_probability"}. A list of them gives a list.
+    label: the class that a conditional generator draws; None: all in turn.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
-    kind = architecture if isinstance(architecture, str) else (
-        "gan" if isinstance(architecture, submission.Generator) else "mtd")
-    generator, discriminator, state = submission.load_networks(weights, None if kind == "gan" else kind)
-    network = generator if kind == "gan" else discriminator
-    if not isinstance(architecture, str):
-        try:
-            architecture.load_state_dict(network.state_dict())
-            kinds = [[type(m).__name__ for m in net.modules() if not list(m.children())] for net in (architecture, network)]
-            if kinds[0] != kinds[1]:  # a filter has no weights that could be missing
-                raise RuntimeError("its layers are of other kinds; a Generator needs the smooth=True or False it was trained with")
-        except RuntimeError as error:
-            raise UsageError(f"{weights}: does not fit this architecture: {' '.join(str(error).split())[:300]}")
-        network = architecture.eval()
+    if isinstance(architecture, str):
+        kind = architecture
+    else:
+        kind = "gan" if isinstance(architecture, malaria.Generator) else "mtd"
+    checkpoint = malaria.load_checkpoint(weights, None if kind == "gan" else kind)
     if kind == "gan":
-        noise = read_noise(sample, network.latent_dim)
-        images = submission.sample(network, noise.view(-1, network.latent_dim))
-        return images if noise.ndim == 2 else images[0]
+        if not isinstance(architecture, str):
+            fill_network(architecture, checkpoint.generator, weights)
+        return images_of_noise(checkpoint, weights, sample, label)
+    if not isinstance(architecture, str):
+        fill_network(architecture, checkpoint.discriminator, weights)
     several = isinstance(sample, (list, tuple))
-    if several and not sample:
-        return []
-    answers = classify(network, state, [read_sample(s, state["config"]) for s in (sample if several else [sample])])
+    config = checkpoint.state["config"]
+    images = [read_sample(one, config) for one in (sample if several else [sample])]
+    answers = classify(checkpoint, images)
     return answers if several else answers[0]
+
+
+def fill_network(network, trained, weights):
+    """Load the weights of a trained network into another. Raises UsageError if they do not fit."""
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{weights}: does not fit this architecture: {reason}") from error
+    if layer_kinds(network) != layer_kinds(
+        trained
+    ):  # a filter has no weights that could be missing
+        raise UsageError(
+            f"{weights}: does not fit this architecture: its layers are of other kinds; "
+            "a Generator needs the smooth=True or False it was trained with"
+        )
+    network.eval()
+
+
+def layer_kinds(network):
+    """The kinds of a network's leaf layers, in order."""
+    return [type(layer).__name__ for layer in network.modules() if not list(layer.children())]
+
+
+def images_of_noise(checkpoint, weights, sample, label=None):
+    """uint8 images (N, S, S, C) of noise (N, latent_dim), or (S, S, C) of (latent_dim,)."""
+    generator = checkpoint.generator
+    noise = read_noise(sample, generator.latent_dim)
+    labels = None
+    if label is not None:
+        labels = class_labels(checkpoint, weights, label, noise.view(-1, generator.latent_dim))
+    images = malaria.sample(generator, noise.view(-1, generator.latent_dim), labels)
+    return images if noise.ndim == 2 else images[0]
+
+
+def class_labels(checkpoint, weights, label, noise):
+    """A class's number for each noise vector (N, latent_dim). Raises UsageError if it is none."""
+    classes = checkpoint.state["classes"]
+    if not checkpoint.generator.num_classes:
+        raise UsageError(f"--label {label}: the generator of {weights} is not conditional")
+    if label not in classes:
+        raise UsageError(f"--label {label}: not a class of {weights}, which has {classes}")
+    return torch.full((len(noise),), classes.index(label))
 
 
 def read_noise(sample, length):
     """Noise from an array or .npy file as a float tensor (length,) or (N, length)."""
     try:
-        values = np.load(sample, allow_pickle=False) if isinstance(sample, (str, Path)) else np.asarray(sample)
+        is_file = isinstance(sample, (str, Path))
+        values = np.load(sample, allow_pickle=False) if is_file else np.asarray(sample)
+        casting = "same_kind" if values.dtype.kind in "fc" else "unsafe"  # complex is no noise
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            noise = torch.from_numpy(values.astype(np.float32, casting="same_kind" if values.dtype.kind in "fc" else "unsafe"))
+            noise = torch.from_numpy(values.astype(np.float32, casting=casting))
     except Exception as error:  # numpy raises many kinds for files and values that are not numbers
-        raise UsageError(f"--noise {sample}: not an array or .npy file of numbers ({error})")
-    if noise.ndim not in (1, 2) or noise.shape[-1] != length or not noise.isfinite().all() or not noise.numel():
-        raise UsageError(f"--noise: needs finite numbers of shape ({length},) or (N, {length}), got {tuple(noise.shape)}")
+        raise UsageError(
+            f"--noise {sample}: not an array or .npy file of numbers ({error})"
+        ) from error
+    right_shape = noise.ndim in (1, 2) and noise.shape[-1] == length and noise.numel() > 0
+    if not right_shape or not noise.isfinite().all():
+        raise UsageError(
+            f"--noise: needs finite numbers of shape ({length},) or (N, {length}), "
+            f"got {tuple(noise.shape)}"
+        )
     return noise
 
 
 def read_sample(sample, config):
-    """An image file or array of any size and mode as uint8 (S, S, C) of the model's size and channels."""
+    """An image file or array of any size and mode as uint8 (S, S, C), as the model sees it."""
     if isinstance(sample, (str, Path)):
-        return submission.crop_cell(submission.read_image(sample, config["channels"]), None, config["image_size"])
+        image = malaria.read_image(sample, config["channels"])
+    else:
+        image = read_array(sample, config["channels"])
+    return malaria.crop_cell(image, None, config["image_size"])
+
+
+def read_array(sample, channels):
+    """An array of numbers as a uint8 image (H, W, channels). Raises UsageError if it is none."""
     try:
         image = np.asarray(sample)
     except Exception as error:  # as above
-        raise UsageError(f"not an array of numbers ({error})")
+        raise UsageError(f"not an array of numbers ({error})") from error
     if image.ndim == 2:
         image = image[:, :, None]
-    kind = image.dtype.kind
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size or kind not in "uifb" or (
-            not np.isfinite(image).all()):
-        raise UsageError(f"array {image.shape} of {image.dtype}: needs finite (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
-    scale = 255 / np.iinfo(image.dtype).max if kind == "u" else 255 if kind in "fb" else 1
-    image = np.clip(np.round(image[:, :, :3] * scale), 0, 255).astype(np.uint8)
-    if image.shape[2] != config["channels"]:
-        grey = np.round(image @ [0.299, 0.587, 0.114])[:, :, None] if image.shape[2] == 3 else image
-        image = np.repeat(grey, config["channels"], 2).astype(np.uint8)
-    return submission.crop_cell(image, None, config["image_size"])
+    is_image = image.ndim == 3 and image.shape[2] in (1, 3, 4) and image.size > 0
+    if not is_image or image.dtype.kind not in "uifb" or not np.isfinite(image).all():
+        raise UsageError(
+            f"array {image.shape} of {image.dtype}: needs finite (H, W), (H, W, 1), (H, W, 3) "
+            "or (H, W, 4)"
+        )
+    scale = 1
+    if image.dtype.kind == "u":
+        scale = 255 / np.iinfo(image.dtype).max
+    elif image.dtype.kind in "fb":
+        scale = 255
+    image = np.clip(np.round(image[:, :, :3] * scale), 0, 255)
+    if image.shape[2] == 3 and channels == 1:
+        image = np.round(image @ [0.299, 0.587, 0.114])[:, :, None]
+    return np.repeat(image, channels // image.shape[2], 2).astype(np.uint8)
 
 
-def classify(model, state, images):
-    """Answers of an MTD, mean over the script's views if it was trained with --augment, for uint8 images (S, S, C)."""
-    classes, config = state["classes"], state["config"]
-    label = 0 if config["view"] == "cell" else [0] * len(classes)
-    index = {"classes": classes, "rows": range(len(images)), "labels": [label] * len(images)}
-    device = next(model.parameters()).device
-    data = submission.MalariaDataset(torch.from_numpy(np.stack(images)), index, range(len(images)), device)
-    found = submission.predict(model, data, config["loss"], config["augment"])
-    answers = [p > 0.5 if config["view"] == "field" else p.argmax() for p in found["probabilities"]]
-    return [{"label": submission.label_text(a, classes), "probabilities": dict(zip(classes, map(float, p))),
-             "real_probability": float(r)} for a, p, r in zip(answers, found["probabilities"], found["real"])]
+def classify(checkpoint, images):
+    """The answers of an MTD about uint8 images (S, S, C), as test() returns them."""
+    if not images:
+        return []
+    classes = checkpoint.state["classes"]
+    config = checkpoint.state["config"]
+    device = next(checkpoint.discriminator.parameters()).device
+    unknown = 0 if config["view"] == "cell" else [0] * len(classes)
+    index = malaria.Index(
+        layout="",
+        view=config["view"],
+        classes=classes,
+        skipped=0,
+        problems=[],
+        images={},
+        boxes=[None] * len(images),
+        labels=[unknown] * len(images),
+        splits=["test"] * len(images),
+        sources=[""] * len(images),
+    )
+    data = malaria.MalariaDataset(torch.from_numpy(np.stack(images)), index, device=device)
+    mtd = checkpoint.discriminator
+    found = malaria.predict(mtd, data, config["loss"], turned=config["augment"])
+    labels = data.label_kind.answers(found.probabilities)
+    answers = []
+    for label, probabilities, real in zip(labels, found.probabilities, found.real, strict=True):
+        answers.append(
+            {
+                "label": data.label_kind.name(label, classes),
+                "probabilities": dict(zip(classes, map(float, probabilities), strict=True)),
+                "real_probability": float(real),
+            }
+        )
+    return answers
 
 
 def run_gan(flags):
     """Write a grid and one PNG an image to --out."""
-    generator, _, state = submission.load_networks(flags.weights, device=submission.pick_device(flags.device))
-    if flags.label and flags.noise:
-        raise UsageError("--label: the noise of --noise says which class; give one of the two")
-    if flags.label and not (generator.num_classes and flags.label in state["classes"]):
-        told = state["classes"] if generator.num_classes else "none: this generator is not told a class"
-        raise UsageError(f"--label {flags.label}: not a class of {flags.weights}, which has {told}")
-    label = torch.tensor([state["classes"].index(flags.label)]) if flags.label else None
-    noise = read_noise(flags.noise, generator.latent_dim).view(-1, generator.latent_dim) if flags.noise else \
-        submission.latents(flags.num_images, generator, flags.seed, label)
+    checkpoint = malaria.load_checkpoint(flags.weights, device=malaria.pick_device(flags.device))
+    noise = flags.noise
+    if noise is None:
+        noise = malaria.latents(flags.num_images, checkpoint.generator, flags.seed)
+    images = images_of_noise(checkpoint, flags.weights, noise, flags.label)
+    images = images.reshape(-1, *images.shape[-3:])
     out = Path(flags.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {flags.out}: cannot be a folder ({error.strerror})")
-    images = submission.sample(generator, noise)
-    for i, image in enumerate(images):
-        submission.write_image(out / f"{i:04d}.png", image.repeat(3 // image.shape[2], 2))
-    submission.write_image(out / "grid.png", submission.tile(images, min(8, len(images))))
+        raise UsageError(f"--out {flags.out}: cannot be a folder ({error.strerror})") from error
+    files = []
+    for number, image in enumerate(images):
+        files.append(str(out / f"{number:04d}.png"))
+        malaria.write_image(files[-1], image)
+    malaria.write_image(out / "grid.png", malaria.grid(images, min(8, len(images))))
     if flags.json:
-        print(json.dumps({"grid": str(out / "grid.png"), "images": [str(out / f"{i:04d}.png") for i in range(len(images))]}))
+        print(json.dumps({"grid": str(out / "grid.png"), "images": files}))
     else:
         print(f"{len(images)} images and grid.png in {out}")
 
 
 def run_images(flags):
-    """Classify an image, or all images in a folder; unreadable ones in a folder are named and passed over."""
-    path, several = Path(flags.image), os.path.isdir(flags.image)  # path.is_dir() fails on a name that is too long
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in submission.IMAGE_ENDINGS) if several else [path]
-    _, model, state = submission.load_networks(flags.weights, "mtd", submission.pick_device(flags.device))
+    """Classify an image, or all images in a folder; in a folder, unreadable ones are named."""
+    checkpoint = malaria.load_checkpoint(flags.weights, "mtd", malaria.pick_device(flags.device))
+    config = checkpoint.state["config"]
     images = {}
-    for file in files:
+    for file in image_files(flags.image):
         try:
-            images[str(file)] = read_sample(file, state["config"])
+            images[str(file)] = read_sample(file, config)
         except UsageError as error:
-            if not several:
+            if str(file) == flags.image:
                 raise
             print(f"passed over: {error}", file=sys.stderr)
     if not images:
-        raise UsageError(f"--image {path}: no readable image in this folder")
-    predictions = [{"image": name, **answer} for name, answer in zip(images, classify(model, state, list(images.values())))]
+        raise UsageError(f"--image {flags.image}: no readable image in this folder")
+    answers = classify(checkpoint, list(images.values()))
+    predictions = []
+    for name, answer in zip(images, answers, strict=True):
+        predictions.append({"image": name, **answer})
     if flags.json:
         print(json.dumps({"predictions": predictions}))
-    else:
-        head = ["image", "label", *state["classes"], "real"]
-        print(submission.text_table([head, *([p["image"], p["label"], *(f"{v:.3f}" for v in p["probabilities"].values()),
-                                              f"{p['real_probability']:.3f}"] for p in predictions)]))
+        return
+    rows = [["image", "label", *checkpoint.state["classes"], "real"]]
+    for prediction in predictions:
+        numbers = [*prediction["probabilities"].values(), prediction["real_probability"]]
+        rows.append([prediction["image"], prediction["label"], *(f"{p:.3f}" for p in numbers)])
+    print(malaria.text_table(rows))
+
+
+def image_files(name):
+    """The image itself, or the images in a folder."""
+    path = Path(name)
+    try:
+        is_folder = path.is_dir()
+    except OSError:  # a name that is too long
+        is_folder = False
+    if not is_folder:
+        return [path]
+    endings = malaria.extra("fields").IMAGE_ENDINGS
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
 
 
 def run_data(flags):
     """Score an MTD on one split of a data set, read as it was for training."""
-    device = submission.pick_device(flags.device)
-    _, model, state = submission.load_networks(flags.weights, "mtd", device)
-    kept = {k: state["config"][k] for k in ("view", "microscope", "magnification", "image_size", "channels")}
-    asked = ",".join([*state["classes"], ""])  # a comma at the end: some may lack
-    config = submission.Config(**kept, data_path=flags.data_path, classes=asked)
-    data = submission.load_data(config, device).split(*submission.SPLITS if flags.split == "all" else [flags.split])
+    device = malaria.pick_device(flags.device)
+    checkpoint = malaria.load_checkpoint(flags.weights, "mtd", device)
+    made_with = checkpoint.state["config"]
+    names = ("view", "microscope", "magnification", "image_size", "channels")
+    config = malaria.Config(
+        **{name: made_with[name] for name in names},
+        data_path=flags.data_path,
+        classes=",".join([*checkpoint.state["classes"], ""]),  # the comma at the end: some may lack
+    )
+    splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
+    data = malaria.load_data(config, device).split(*splits)
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
-    submission.warn_of_seen(flags.weights, set(state["seen"]), data)
-    answers = submission.predict(model, data, state["config"]["loss"], state["config"]["augment"])
-    scores = submission.evaluate(data, answers["probabilities"])
-    keys = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
+    malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
+    mtd = checkpoint.discriminator
+    found = malaria.predict(mtd, data, made_with["loss"], turned=made_with["augment"])
+    scores = malaria.evaluate(data, found.probabilities)
     if flags.json:
-        print(json.dumps({"split": flags.split, **{k: scores[k] for k in keys}}))
+        names = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
+        print(json.dumps({"split": flags.split} | {name: scores[name] for name in names}))
         return
-    rows = [[c, *(f"{v[k]:.3f}" for k in ("precision", "recall", "f1")), v["support"]] for c, v in scores["per_class"].items()]
-    print(f"{flags.split}: n {scores['n']}, accuracy {scores['accuracy']:.3f}, balanced {scores['balanced_accuracy']:.3f}")
-    print(submission.text_table([["class", "precision", "recall", "f1", "support"], *rows]))
+    accuracy = f"accuracy {scores['accuracy']:.3f}, balanced {scores['balanced_accuracy']:.3f}"
+    print(f"{flags.split}: n {scores['n']}, {accuracy}")
+    rows = [["class", "precision", "recall", "f1", "support"]]
+    for name, values in scores["per_class"].items():
+        numbers = [f"{values[column]:.3f}" for column in rows[0][1:4]]
+        rows.append([name, *numbers, values["support"]])
+    print(malaria.text_table(rows))
+
+
+def make_parser():
+    """The parser of the command line."""
+    parser = malaria.Parser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, choices=("gan", "mtd"))
+    add("--weights", help="checkpoint (default: saved_models/MODEL.pt)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    add = parser.add_argument_group("gan").add_argument
+    add("--num_images", type=int, default=16, help="how many images (default: 16)")
+    add("--seed", type=int, default=0, help="seed of the noise (default: 0)")
+    add("--noise", help=".npy file of noise (N, latent_dim), not of --num_images and --seed")
+    add(
+        "--label",
+        type=malaria.canonical_class,
+        help="class to draw, of a conditional generator (default: all in turn)",
+    )
+    add("--out", default="results/test", help="folder for the images (default: results/test)")
+    add = parser.add_argument_group("mtd").add_argument
+    add("--image", help="an image, or a folder of images")
+    add("--data_path", help="a data set (folder or zip) to be scored on")
+    add("--split", default="test", choices=(*malaria.SPLITS, "all"), help="default: test")
+    return parser
+
+
+def check_flags(flags):
+    """Raise UsageError for flags that do not go together or are out of range."""
+    for name, low, high in (("num_images", 1, 10000), ("seed", 0, 2**63 - 1)):
+        if not low <= getattr(flags, name) <= high:
+            raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
+    if flags.model == "gan":
+        if flags.image or flags.data_path:
+            raise UsageError("--model gan needs no --image and no --data_path; --model mtd does")
+        return
+    if flags.label:
+        raise UsageError("--label goes with --model gan: which class a conditional G draws")
+    if bool(flags.image) == bool(flags.data_path):
+        raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP")
 
 
 def run(arguments):
     """Do what a command line says."""
-    parser = submission.Parser(description=__doc__, allow_abbrev=False,
-                               formatter_class=submission.argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, choices=("gan", "mtd"))
-    parser.add_argument("--weights", help="checkpoint (default: saved_models/MODEL.pt)")
-    parser.add_argument("--num_images", type=int, default=16, help="gan: how many images (default: 16)")
-    parser.add_argument("--noise", help="gan: .npy file of noise (N, latent) in place of --num_images and --seed")
-    parser.add_argument("--label", type=submission.canonical_class,
-                        help="gan: the class to draw, if the weights are of a --conditional mtd (default: all in turn)")
-    parser.add_argument("--seed", type=int, default=0, help="gan: seed of the noise (default: 0)")
-    parser.add_argument("--out", default="results/test", help="gan: folder for the images (default: results/test)")
-    parser.add_argument("--image", help="mtd: an image, or a folder of images")
-    parser.add_argument("--data_path", help="mtd: a data set (folder or zip) to be scored on")
-    parser.add_argument("--split", default="test", choices=(*submission.SPLITS, "all"), help="default: test")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    flags = parser.parse_args(arguments)
+    flags = make_parser().parse_args(arguments)
     flags.weights = flags.weights or f"saved_models/{flags.model}.pt"
-    for name, low, high in (("num_images", 1, 10000), ("seed", 0, 2 ** 63 - 1)):
-        if not low <= getattr(flags, name) <= high:
-            raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
-    if flags.model == "mtd" and bool(flags.image) == bool(flags.data_path):
-        raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP, one of them")
-    if flags.model == "mtd" and flags.label:
-        raise UsageError("--label goes with --model gan: it says which class a told generator draws")
-    if flags.model == "gan" and (flags.image or flags.data_path):
-        raise UsageError("--model gan makes images from noise; --image and --data_path go with --model mtd")
-    (run_gan if flags.model == "gan" else run_images if flags.image else run_data)(flags)
+    check_flags(flags)
+    if flags.model == "gan":
+        run_gan(flags)
+    elif flags.image:
+        run_images(flags)
+    else:
+        run_data(flags)
 
 
 if __name__ == "__main__":
-    sys.exit(submission.main(run, sys.argv[1:]))
+    sys.exit(malaria.main(run, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What goes beyond the assignment, a file a purpose; the script imports them where used."""

@@ -66,7 +66,7 @@ def yolo_box(numbers):
 
 
 def yolo_class_names(folder):
-    """{index: class} of a YOLO set from data.yaml, classes.txt or the like; None if none is there."""
+    """{index: class} of a YOLO set from data.yaml, classes.txt or the like, or None."""
     files = folder.files(".yaml", ".yml")
     files += folder.files("classes.txt", ".names", "_darknet.labels")
     for path in files:

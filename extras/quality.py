@@ -1,4 +1,4 @@
-"""Measures how near generated cells are to real ones: KID, precision, recall, nearest neighbours."""
+"""Measures how near generated cells are to real ones: KID, precision, recall, neighbours."""
 
 import contextlib
 

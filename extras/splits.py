@@ -1,4 +1,4 @@
-"""Deals fields to train, val and test in whole blocks of neighbours, which can show the same cell."""
+"""Deals fields to train, val and test in blocks of neighbours, which can show the same cell."""
 
 import itertools
 
