@@ -267,7 +267,12 @@ CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces
     "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood",
 }
 CACHE_VERSION = 4  # raise it when readers, crops or splits change
-SIDES = {28: (4, 7, 14), 32: (4, 8, 16), 64: (4, 8, 16, 32), 128: (4, 8, 16, 32, 64)}
+SIDES = {  # image size: sides of the feature maps between 4x4 and the image
+    28: (4, 7, 14),
+    32: (4, 8, 16),
+    64: (4, 8, 16, 32),
+    128: (4, 8, 16, 32, 64),
+}
 
 
 @dataclasses.dataclass
@@ -325,11 +330,12 @@ def read_voc(folder):
             root = ElementTree.parse(path).getroot()
             cells = []
             for entry in root.iter("object"):
+                edges = ("xmin", "ymin", "xmax", "ymax")
                 left, top, right, bottom = (
-                    float(entry.findtext(f"bndbox/{edge}"))
-                    for edge in ("xmin", "ymin", "xmax", "ymax")
+                    float(entry.findtext(f"bndbox/{edge}")) for edge in edges
                 )
-                cells.append((entry.findtext("name"), (left, top, right - left, bottom - top)))
+                box = (left, top, right - left, bottom - top)
+                cells.append((entry.findtext("name"), box))
             names = [path.name, root.findtext("filename") or path.name]
             yield folder.annotation(path, names, cells)
 
@@ -416,7 +422,9 @@ def crop_cell(image, box, size):
     if box is not None:
         height, width = image.shape[:2]
         x, y, w, h = box
-        if not (w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0):
+        has_area = w > 0 and h > 0
+        is_inside = x < width and y < height and x + w > 0 and y + h > 0
+        if not has_area or not is_inside:
             raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
         side = max(1, min(round(1.1 * max(w, h)), height, width))
         left = round(x + (w - side) / 2)
@@ -426,11 +434,12 @@ def crop_cell(image, box, size):
         image = image[top : top + side, left : left + side]
     interpolation = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
     image = np.ascontiguousarray(image)
-    return cv2.resize(image, (size, size), interpolation=interpolation).reshape(size, size, -1)
+    resized = cv2.resize(image, (size, size), interpolation=interpolation)
+    return resized.reshape(size, size, -1)  # cv2 drops the channel of a grey image
 
 
 class Crop(NamedTuple):
-    """One image to be cut: of which field, which box (None: all of it), and its label."""
+    """One image to be cut: of which Field, which Box (None: all of it), and its label."""
 
     field: object
     box: object
@@ -470,7 +479,8 @@ def cut_images(crops, out, name):
         for number in numbers:
             box = crops[number].box
             try:
-                out[number] = crop_cell(image, box and box.in_pixels(image), size)
+                pixel_box = None if box is None else box.in_pixels(image)
+                out[number] = crop_cell(image, pixel_box, size)
             except (TypeError, ValueError, OverflowError):  # not four finite numbers, or outside
                 failed.append(number)
         return failed
@@ -483,10 +493,10 @@ def cut_images(crops, out, name):
     return failed
 
 
-def build_cache(folder, target, config):
-    """Read a DataFolder; write target/images.npy (uint8 (N, S, S, C)) and target/index.json.
+def read_cells(folder, config):
+    """(layout, fields, classes) of a DataFolder: cells with canonical labels, fields with splits.
 
-    Raises UsageError if nothing in it can be used.
+    Raises UsageError if nothing in it is wanted.
     """
     fields_of = extra("fields")
     try:
@@ -501,6 +511,15 @@ def build_cache(folder, target, config):
         extra("splits").deal_splits(fields, classes)
     except fields_of.DataError as error:
         raise UsageError(str(error)) from error
+    return layout, fields, classes
+
+
+def build_cache(folder, target, config):
+    """Read a DataFolder; write target/images.npy (uint8 (N, S, S, C)) and target/index.json.
+
+    Raises UsageError if nothing in it can be used.
+    """
+    layout, fields, classes = read_cells(folder, config)
     crops = list_crops(fields, classes, config.view)
     with atomic_folder(target) as building:
         kept = write_images(building / "images.npy", crops, config, folder.root.name)
@@ -509,14 +528,15 @@ def build_cache(folder, target, config):
                 f"--data_path {folder.name}: {layout}, {len(fields)} images, "
                 "but not one cell that can be cut out"
             )
+        field_splits = [field.split for field in fields]
         index = Index(
             layout=layout,
             view=config.view,
             classes=classes,
             skipped=len(crops) - len(kept) + len(folder.problems),
             problems=folder.problems[:20],
-            images={split: sum(field.split == split for field in fields) for split in SPLITS},
-            boxes=[crop.box and list(crop.box[:4]) for crop in kept],
+            images={split: field_splits.count(split) for split in SPLITS},
+            boxes=[None if crop.box is None else list(crop.box[:4]) for crop in kept],
             labels=[crop.label for crop in kept],
             splits=[crop.field.split for crop in kept],
             sources=[folder.relative(crop.field.path).as_posix() for crop in kept],
@@ -569,7 +589,7 @@ def open_data_path(data_path, cache):
                 shutil.unpack_archive(path, building, "zip")
         except Exception as error:  # a zip can be damaged, locked or too large in many ways
             raise UsageError(
-                f"--data_path {data_path}: neither a folder nor a zip that can be unpacked ({error})"
+                f"--data_path {data_path}: no folder, and no zip that can be unpacked ({error})"
             ) from error
     return target
 
@@ -816,8 +836,8 @@ class MalariaDataset(Dataset):
         for split, count in self.counts().items():
             numbers = list(count["cells"].values())
             rows.append([split, count["images"], sum(numbers), *numbers])
-        total = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
-        rows.append(["total", *total])
+        _, *columns = zip(*rows, strict=True)
+        rows.append(["total", *map(sum, columns)])
         head = ["split", "images", self.label_kind.counted, *self.classes]
         lines = [f"layout: {self.index.layout}, skipped: {self.index.skipped}"]
         lines += self.index.problems[:3]
@@ -827,12 +847,32 @@ class MalariaDataset(Dataset):
 
 def text_table(rows):
     """Rows of values as aligned text."""
-    widths = [max(len(str(value)) for value in column) for column in zip(*rows, strict=True)]
+    texts = [list(map(str, row)) for row in rows]
+    widths = [len(max(column, key=len)) for column in zip(*texts, strict=True)]
     lines = []
-    for row in rows:
-        padded = [str(value).ljust(width) for value, width in zip(row, widths, strict=True)]
+    for row in texts:
+        padded = map(str.ljust, row, widths)
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def unlabelled(images, classes, view, device="cpu"):
+    """A MalariaDataset of uint8 images (S, S, C) without labels: 0 stands in for them."""
+    count = len(images)
+    label = 0 if LABEL_KINDS[view] is SingleLabel else [0] * len(classes)
+    index = Index(
+        layout="images",
+        view=view,
+        classes=classes,
+        skipped=0,
+        problems=[],
+        images={},
+        boxes=[None] * count,
+        labels=[label] * count,
+        splits=["test"] * count,
+        sources=[""] * count,
+    )
+    return MalariaDataset(torch.from_numpy(np.stack(images)), index, device=device)
 
 
 def whole_batch(batch):
@@ -905,8 +945,10 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, maps):
         """(B, c_in, h, w) -> (B, c_out, H, W)."""
-        maps = F.pad(super().forward(maps), (1, 1, 1, 1), "replicate")
-        line = (2 - torch.arange(-1, 2, device=maps.device).abs()).to(maps.dtype) / 4
+        maps = super().forward(maps)
+        maps = F.pad(maps, (1, 1, 1, 1), "replicate")
+        centre_distance = torch.arange(-1, 2, device=maps.device).abs()
+        line = (2 - centre_distance).to(maps.dtype) / 4  # (1 2 1)/4, made on the device
         kernel = line.outer(line).expand(self.out_channels, 1, 3, 3)
         return F.conv2d(maps, kernel, groups=self.out_channels)
 
@@ -1107,7 +1149,9 @@ def bce_generator_loss(fake_logits):
 
 def lsgan_discriminator_loss(real_logits, fake_logits):
     """J(D) = 1/2 E[(D(x) - 1)^2] + 1/2 E[D(G(z))^2] (Mao et al. 2017, eq. 9)."""
-    return (real_logits - 1).square().mean() / 2 + fake_logits.square().mean() / 2
+    real = (real_logits - 1).square().mean()
+    fake = fake_logits.square().mean()
+    return real / 2 + fake / 2
 
 
 def lsgan_generator_loss(fake_logits):
@@ -2097,21 +2141,25 @@ def resumed_config(given):
             f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; "
             "leave --resume out"
         )
-    old = None
-    for task, path in paths.items():
-        made_with = load_checkpoint(path, task).state["config"]
-        old = old or made_with
-        for name, value in {**old, **given}.items():
-            if name not in CHANGEABLE and value != made_with[name]:
-                raise UsageError(
-                    f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
-                    "this cannot change"
-                )
-    own = {"json": False, "overwrite": False, "summary": False}
+    configs = {path: load_checkpoint(path, task).state["config"] for task, path in paths.items()}
+    old = next(iter(configs.values()))
+    for path, made_with in configs.items():
+        check_unchanged(path, made_with, {**old, **given})
+    of_this_call = {"json": False, "overwrite": False, "summary": False}
     now = {"resume": config.resume, "task": config.task}
     if config.task != "mtd":
         now["weights"] = ""
-    return Config(**{**old, **own, **given, **now})
+    return Config(**{**old, **of_this_call, **given, **now})
+
+
+def check_unchanged(path, made_with, settings):
+    """Raise UsageError if a setting that is not CHANGEABLE differs from a checkpoint's."""
+    for name, value in settings.items():
+        if name not in CHANGEABLE and value != made_with[name]:
+            raise UsageError(
+                f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
+                "this cannot change"
+            )
 
 
 # ========================================== evaluation ==========================================
@@ -2135,7 +2183,7 @@ def views(images):
     for degrees in (0, 30, 60):
         turned = images
         if degrees:
-            angle = torch.full((len(images),), math.radians(degrees), device=images.device)
+            angle = images.new_full((len(images),), math.radians(degrees))
             turned = warp(images, angle)
         for mirrored in (turned, turned.flip(3)):
             for quarters in range(4):
@@ -2164,7 +2212,8 @@ def predict(mtd, data, loss, turned=False):
             exact = torch.stack([output.real_logits for output in outputs[:EXACT_VIEWS]])
             probabilities.append(answers.mean(0))
             real.append(LOSSES[loss].real_probability(exact).mean(0))
-    return Predictions(torch.cat(probabilities).cpu().numpy(), torch.cat(real).cpu().numpy())
+    probabilities = torch.cat(probabilities).cpu().numpy()
+    return Predictions(probabilities, torch.cat(real).cpu().numpy())
 
 
 def classification_scores(label_kind, labels, probabilities, classes):
@@ -2219,7 +2268,8 @@ def balanced_accuracy(matrices):
         recalls = np.diag(matrix)[present] / support
         means.append(recalls.mean())
         variances += (recalls * (1 - recalls) / support).tolist()
-    return float(np.mean(means)), math.sqrt(sum(variances)) / max(1, len(variances))
+    standard_error = math.sqrt(sum(variances)) / max(1, len(variances))
+    return float(np.mean(means)), standard_error
 
 
 def evaluate(data, probabilities):
@@ -2260,7 +2310,8 @@ def sample(generator, noise, labels=None, batch_size=64):
 
 def to_pixels(images):
     """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
-    pixels = ((images.detach().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = (images.detach().cpu() + 1) * 127.5
+    pixels = pixels.round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
@@ -2347,7 +2398,8 @@ class HeatMaps(NamedTuple):
 
 def heat_maps(raw, size):
     """HeatMaps of raw Grad-CAM maps (N, h, w): resized bilinearly, then scaled to [0, 1]."""
-    maps = F.interpolate(raw[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+    maps = F.interpolate(raw[:, None], (size, size), mode="bilinear", align_corners=False)
+    maps = maps[:, 0]
     low = maps.amin((1, 2), keepdim=True)
     high = maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / (high - low).clamp(min=1e-12)
@@ -2468,9 +2520,9 @@ def plot_history(history, path, panels):
             if rows:
                 epochs = [row["epoch"] for row in rows]
                 axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
-        low = min(0, axis.dataLim.y0)
-        high = 1.08 * max(0.01, axis.dataLim.y1)
-        axis.set(xlabel="epoch", title=title, xlim=(0, history[-1]["epoch"] + 1), ylim=(low, high))
+        axis.set(xlabel="epoch", title=title)
+        axis.set_xlim(0, history[-1]["epoch"] + 1)
+        axis.set_ylim(min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1))
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
@@ -2626,7 +2678,8 @@ def cam_pictures(network, images, score, captions):
     """
     with GradCAM(network) as cam:
         heat = heat_maps(cam(images, score), images.shape[-1])
-    colours = pyplot().get_cmap("jet")(heat.maps.cpu().numpy())[..., :3]
+    jet = pyplot().get_cmap("jet")
+    colours = jet(heat.maps.cpu().numpy())[..., :3]
     overlays = 0.55 * to_pixels(images) + 0.45 * 255 * colours
     pictures = []
     for image, overlay, has_evidence, caption in zip(
@@ -2724,7 +2777,8 @@ def hand_over(checkpoint, source, config):
 def write_animation(samples):
     """samples.gif beside the folder of samples: at most 60 of them, some 12 seconds."""
     files = sorted(samples.glob("*.png"))
-    frames = [Image.open(file).quantize(128) for file in files[:: math.ceil(len(files) / 60)]]
+    some_files = files[:: math.ceil(len(files) / 60)]
+    frames = [Image.open(file).quantize(128) for file in some_files]
     frames[0].save(
         samples.with_suffix(".gif"),
         save_all=True,
@@ -2841,7 +2895,8 @@ def compare(config):
         "d_real": "D(x): 0 fake, 1 real",
         "d_fake": "D(G(z)): 0 fake, 1 real",
     }
-    for axis, (name, title) in zip((axes[0, 2], *axes[1]), panels.items(), strict=True):
+    curve_axes = (axes[0, 2], *axes[1])
+    for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
         column = StepLosses._fields.index(name)
         start = -len(traces_before)
         draw_trace(axis, traces_before[:, column], COLOURS[0], "DCGAN", start)
@@ -2890,16 +2945,21 @@ def run_tasks(config, data):
         return
     if first:
         print(data.table())
-    if config.task in ("gan", "all"):
-        train_and_report("gan", config, data)
-    if config.task == "mtd":
-        train_and_report("mtd", config, data)
-    if config.task == "all":  # the head goes on the DCGAN just trained
-        dcgan = Path(config.results_dir, "gan", "last.pt")
-        train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
-    if first and config.task in ("gradcam", "all"):
+    if config.task in ("gan", "mtd"):
+        train_and_report(config.task, config, data)
+    elif config.task == "gradcam":
         run_gradcam(config, data)
-    if first and config.task == "all":
+    elif config.task == "all":
+        run_all(config, data)
+
+
+def run_all(config, data):
+    """The DCGAN, the MTD on it, Grad-CAM, and what changed with the head."""
+    train_and_report("gan", config, data)
+    dcgan = Path(config.results_dir, "gan", "last.pt")
+    train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
+    if processes()[0] == 0:
+        run_gradcam(config, data)
         compare(config)
 
 

@@ -161,22 +161,9 @@ def classify(checkpoint, images):
         return []
     classes = checkpoint.state["classes"]
     config = checkpoint.state["config"]
-    device = next(checkpoint.discriminator.parameters()).device
-    unknown = 0 if config["view"] == "cell" else [0] * len(classes)
-    index = malaria.Index(
-        layout="",
-        view=config["view"],
-        classes=classes,
-        skipped=0,
-        problems=[],
-        images={},
-        boxes=[None] * len(images),
-        labels=[unknown] * len(images),
-        splits=["test"] * len(images),
-        sources=[""] * len(images),
-    )
-    data = malaria.MalariaDataset(torch.from_numpy(np.stack(images)), index, device=device)
     mtd = checkpoint.discriminator
+    device = next(mtd.parameters()).device
+    data = malaria.unlabelled(images, classes, config["view"], device)
     found = malaria.predict(mtd, data, config["loss"], turned=config["augment"])
     labels = data.label_kind.answers(found.probabilities)
     answers = []

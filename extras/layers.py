@@ -1,4 +1,4 @@
-"""The layers of a network as a table: kind, output shape, parameters, the size formula worked out."""
+"""The layers of a network as a table: kind, shape, parameters, the size formula worked out."""
 
 import torch
 from torch import nn

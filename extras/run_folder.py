@@ -1,4 +1,4 @@
-"""A run's folder: held by one process, never written over by another run, and what was run in it."""
+"""A run's folder: held by one process, never written over by another run; what it was run on."""
 
 import contextlib
 import datetime
