@@ -7,7 +7,8 @@
 Results go to results/<task>/, weights to saved_models/. README.txt says what is what.
 
 Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
-Grad-CAM, plots, tasks, command line. What goes beyond the assignment is in extras/.
+Grad-CAM, plots, tasks, command line. Helpers that the assignment does not ask for are in extras/,
+loaded where they are used: finding files, other layouts, dealing splits, measuring quality.
 """
 
 import argparse
@@ -63,14 +64,22 @@ EPOCHS = {"gan": 200, "mtd": 40}
 DEMO_EPOCHS = 12
 
 
-def flag(default, group, help, choices=None, low=None, high=None):
+def flag(default, group, help, choices=None, low=None, high=None, changeable=False):
     """A dataclass field that is also a command-line flag.
 
     default: its value where it is not given; group: its heading in --help; help: its line there.
     choices: the valid values, or a function that returns them, for a table further down.
-    low, high: inclusive range of a number; None is no limit.
+    low, high: inclusive range of a number; high None is no limit.
+    changeable: whether it may differ when a run is resumed; all else is part of what is trained.
     """
-    metadata = {"group": group, "help": help, "choices": choices, "low": low, "high": high}
+    metadata = {
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "changeable": changeable,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -78,19 +87,31 @@ def flag(default, group, help, choices=None, low=None, high=None):
 class Config:
     """Every flag with its default and help text; the only place where they are written."""
 
-    task: str = flag("all", "task", "what to do", ("all", "gan", "mtd", "gradcam", "data"))
+    task: str = flag(
+        "all", "task", "what to do", ("all", "gan", "mtd", "gradcam", "data"), changeable=True
+    )
     recipe: str = flag(
         "best", "task", "a set of defaults: what measured best, or as assigned", lambda: RECIPES
     )
     resume: str = flag(
-        "", "task", "go on from results/<task>/last.pt, or from the checkpoint named"
+        "",
+        "task",
+        "go on from results/<task>/last.pt, or from the checkpoint named",
+        changeable=True,
     )
     weights: str = flag(
-        "", "task", "mtd: the DCGAN to start from; gradcam: the MTD to explain, else the last run's"
+        "",
+        "task",
+        "mtd: the DCGAN to start from; gradcam: the MTD to explain, else the last run's",
+        changeable=True,
     )
-    summary: bool = flag(False, "task", "print the layers of G, D and MTD, and stop")
+    summary: bool = flag(
+        False, "task", "print the layers of G, D and MTD, and stop", changeable=True
+    )
 
-    data_path: str = flag("", "data", "folder or zip with the data; empty: the demo set")
+    data_path: str = flag(
+        "", "data", "folder or zip with the data; empty: the demo set", changeable=True
+    )
     view: str = flag(
         "cell", "data", "cell: a crop a box, one class; field: whole images", lambda: LABEL_KINDS
     )
@@ -104,7 +125,7 @@ class Config:
     image_size: int = flag(64, "data", "side of the square images, pixels", lambda: SIDES)
     channels: int = flag(3, "data", "3 colour, 1 grey", (1, 3))
     augment: bool = flag(
-        True, "data", "turn, flip, zoom and tint real and generated images as far as D overfits"
+        True, "data", "turn, flip, zoom and tint images, the more the more D overfits (ADA)"
     )
 
     latent_dim: int = flag(100, "networks", "length of the noise vector", low=1, high=4096)
@@ -138,7 +159,11 @@ class Config:
     )
 
     epochs: int = flag(
-        0, "training", "passes over the data; 0: gan 200, mtd 40, demo set 12", low=0
+        0,
+        "training",
+        "passes over the data; 0: gan 200, mtd 40, demo set 12",
+        low=0,
+        changeable=True,
     )
     min_steps: int = flag(
         100, "training", "an epoch has at least this many steps, for small sets", low=1
@@ -171,22 +196,39 @@ class Config:
         0, "training", "mtd: J(D) at each Nth step; 0: 16 with --weights, else 1", low=0
     )
     precision: str = flag(
-        "auto", "training", "arithmetic; auto: bf16 where it is fast", ("auto", "fp32", "bf16")
+        "auto",
+        "training",
+        "arithmetic; auto: bf16 on CPUs that are fast in it, else fp32",
+        ("auto", "fp32", "bf16"),
+        changeable=True,
     )
     seed: int = flag(0, "training", "seed of weights, batches and noise", low=0, high=2**63 - 1)
     device: str = flag(
-        "auto", "training", "auto: cuda if there is one, else cpu", ("auto", "cpu", "cuda", "mps")
+        "auto",
+        "training",
+        "auto: cuda if there is one, else cpu",
+        ("auto", "cpu", "cuda", "mps"),
+        changeable=True,
     )
 
-    results_dir: str = flag("results", "output", "folder for pictures, numbers and checkpoints")
-    save_dir: str = flag("saved_models", "output", "folder for the weights of finished runs")
+    results_dir: str = flag(
+        "results", "output", "folder for pictures, numbers and checkpoints", changeable=True
+    )
+    save_dir: str = flag(
+        "saved_models", "output", "folder for the weights of finished runs", changeable=True
+    )
     overwrite: bool = flag(
-        False, "output", "let a finished run replace weights that are already in --save_dir"
+        False,
+        "output",
+        "let a finished run replace weights that are already in --save_dir",
+        changeable=True,
     )
     measure_every: int = flag(
-        10, "output", "epochs between measurements of the generated cells", low=1
+        10, "output", "epochs between measurements of the generated cells", low=1, changeable=True
     )
-    json: bool = flag(False, "output", "with --task data: print one JSON object, nothing else")
+    json: bool = flag(
+        False, "output", "with --task data: print one JSON object, nothing else", changeable=True
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -216,9 +258,16 @@ def check_flag(field, value):
         raise UsageError(f"--{field.name} {value} is out of range: from {low} to {limit}")
 
 
+def as_flag(name, value):
+    """A setting as it is written on the command line."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
+
+
 RECIPES = {
     "best": {},
-    # Algorithm 1 and the text around it to the letter; nothing that is not in them.
+    # Algorithm 1 to the letter, with either loss, and nothing that is not in the assignment.
     "assignment": {
         "augment": False,
         "smooth": False,
@@ -233,23 +282,6 @@ RECIPES = {
         "lr_c": 2e-4,
         "lr_decay": 0.0,
     },
-}
-
-# Flags that may differ when a run is resumed; all others are part of what is trained.
-CHANGEABLE = {
-    "data_path",
-    "task",
-    "epochs",
-    "device",
-    "precision",
-    "resume",
-    "weights",
-    "overwrite",
-    "results_dir",
-    "save_dir",
-    "measure_every",
-    "json",
-    "summary",
 }
 
 # ============================================= data =============================================
@@ -306,8 +338,9 @@ def canonical_class(name):
     return words
 
 
-# Readers of the assignment's layouts; extras/fields.py says what a reader is, extras/layouts.py
-# has those of other data sets.
+# Readers of the assignment's layouts; extras/layouts.py has those of other data sets. A reader gets
+# a DataFolder (extras/fields.py) and yields folder.annotation(file, image names, [(class, box)])
+# for every image; what is damaged inside folder.noting_damage(file) is counted and passed over.
 
 
 def read_iml(folder):
@@ -368,20 +401,19 @@ def layout_readers():
     }
 
 
-def choose_classes(found, asked):
+def choose_classes(found, asked, some_may_be_missing=False):
     """The classes to use of those found, a set.
 
-    asked: "auto" for the stages, or else all but the difficult; or names by commas, of which some
-    may lack if there is a comma at the end. Raises UsageError for names that are not found.
+    asked: names by commas, or "auto" for the life stages, or, without these, all but "difficult".
+    Raises UsageError if none of the names is found, or if an unknown one is not, unless
+    some_may_be_missing: it may be misspelt.
     """
     if asked == "auto":
         stages = [stage for stage in STAGES if stage in found]
         return stages or sorted(found - {"difficult"}) or sorted(found)
-    some_may_lack = asked.endswith(",")
-    names = [canonical_class(name) for name in asked.removesuffix(",").split(",")]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(canonical_class(name) for name in asked.split(",")))
     unknown = set(names) - found - set(CLASS_SPELLINGS)
-    if not found & set(names) or (unknown and not some_may_lack):
+    if not found & set(names) or (unknown and not some_may_be_missing):
         raise UsageError(
             f"--classes {asked}: not all of these are in the data, "
             f"which has {', '.join(sorted(found))}"
@@ -493,33 +525,20 @@ def cut_images(crops, out, name):
     return failed
 
 
-def read_cells(folder, config):
-    """(layout, fields, classes) of a DataFolder: cells with canonical labels, fields with splits.
-
-    Raises UsageError if nothing in it is wanted.
-    """
-    fields_of = extra("fields")
-    try:
-        layout, fields = fields_of.read_fields(
-            folder, layout_readers(), config.microscope, config.magnification
-        )
-        found = set()
-        for field in fields:
-            field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
-            found.update(cell.label for cell in field.cells)
-        classes = choose_classes(found, config.classes)
-        extra("splits").deal_splits(fields, classes)
-    except fields_of.DataError as error:
-        raise UsageError(str(error)) from error
-    return layout, fields, classes
-
-
-def build_cache(folder, target, config):
+def build_cache(folder, target, config, some_may_be_missing):
     """Read a DataFolder; write target/images.npy (uint8 (N, S, S, C)) and target/index.json.
 
-    Raises UsageError if nothing in it can be used.
+    Raises UsageError, or DataError (extras/fields.py), if nothing in it can be used.
     """
-    layout, fields, classes = read_cells(folder, config)
+    layout, fields = extra("fields").read_fields(
+        folder, layout_readers(), config.microscope, config.magnification
+    )
+    found = set()
+    for field in fields:
+        field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
+        found.update(cell.label for cell in field.cells)
+    classes = choose_classes(found, config.classes, some_may_be_missing)
+    extra("splits").deal_splits(fields, classes)
     crops = list_crops(fields, classes, config.view)
     with atomic_folder(target) as building:
         kept = write_images(building / "images.npy", crops, config, folder.root.name)
@@ -603,9 +622,10 @@ def demo_set(target):
     return target
 
 
-def load_data(config, device="cpu"):
+def load_data(config, device="cpu", some_may_be_missing=False):
     """The MalariaDataset of a config, from the crop cache if data and settings are unchanged.
 
+    some_may_be_missing: whether the data may lack some of --classes.
     Raises UsageError if the data cannot be used.
     """
     results = Path(config.results_dir)
@@ -613,15 +633,21 @@ def load_data(config, device="cpu"):
         root = open_data_path(config.data_path, results / "cache")
     else:
         root = demo_set(results / "demo_data")
-    folder = extra("fields").DataFolder(root, config.data_path)
+    reading = extra("fields")
+    folder = reading.DataFolder(root, config.data_path)
     names = ("view", "classes", "microscope", "magnification", "image_size", "channels")
     settings = {name: getattr(config, name) for name in names}
+    settings["some_may_be_missing"] = some_may_be_missing
     identity = json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings])
     cache = results / "cache" / hashlib.sha1(identity.encode()).hexdigest()[:16]
     if not cache.exists():
-        build_cache(folder, cache, config)
+        try:
+            build_cache(folder, cache, config, some_may_be_missing)
+        except reading.DataError as error:
+            raise UsageError(str(error)) from error
     index = Index(**json.loads((cache / "index.json").read_text()))
-    images = torch.from_numpy(np.load(cache / "images.npy", mmap_mode="c"))
+    copy_on_write = "c"  # torch wants a writable array; the file stays as it is
+    images = torch.from_numpy(np.load(cache / "images.npy", mmap_mode=copy_on_write))
     return MalariaDataset(images, index, device=device)
 
 
@@ -774,8 +800,8 @@ class MalariaDataset(Dataset):
         self.label_kind = LABEL_KINDS[index.view]
         self.rows = list(range(len(index.labels))) if rows is None else list(rows)
         self.device = torch.device(device)
-        fits = images.nbytes < 2**31  # larger sets stay on the disk
-        self.images = images.to(self.device) if fits else images
+        fits_in_memory = images.nbytes < 2**31  # larger sets stay on the disk
+        self.images = images.to(self.device) if fits_in_memory else images
         self.row_numbers = torch.tensor(self.rows, dtype=torch.int64, device=self.images.device)
         labels = [index.labels[row] for row in self.rows]
         self.labels = self.label_kind.tensor(labels, self.device)
@@ -791,8 +817,7 @@ class MalariaDataset(Dataset):
         """The Batch of some images, in one indexing operation: what a DataLoader asks for."""
         indices = torch.as_tensor(indices, device=self.images.device)
         images = self.images[self.row_numbers[indices]].to(self.device, non_blocking=True)
-        images = images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        return Batch(images, self.labels[indices.to(self.device)])
+        return Batch(to_images(images), self.labels[indices.to(self.device)])
 
     def pixels(self, indices=slice(None)):
         """uint8 numpy (B, S, S, C) of some images, or of all."""
@@ -843,6 +868,18 @@ class MalariaDataset(Dataset):
         lines += self.index.problems[:3]
         lines.append(text_table([head, *rows]))
         return "\n".join(lines)
+
+
+def to_images(pixels):
+    """uint8 tensor (N, S, S, C) -> float32 images (N, C, S, S) in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(images):
+    """The way back: images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
+    pixels = (images.detach().cpu() + 1) * 127.5
+    pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).numpy()
 
 
 def text_table(rows):
@@ -943,14 +980,17 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
     checkerboard artifacts"; Karras et al. 2019, app. C). Edges are repeated.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        kernel = line.outer(line).repeat(self.out_channels, 1, 1, 1)
+        self.register_buffer("kernel", kernel, persistent=False)  # the same in every network
+
     def forward(self, maps):
         """(B, c_in, h, w) -> (B, c_out, H, W)."""
         maps = super().forward(maps)
         maps = F.pad(maps, (1, 1, 1, 1), "replicate")
-        centre_distance = torch.arange(-1, 2, device=maps.device).abs()
-        line = (2 - centre_distance).to(maps.dtype) / 4  # (1 2 1)/4, made on the device
-        kernel = line.outer(line).expand(self.out_channels, 1, 3, 3)
-        return F.conv2d(maps, kernel, groups=self.out_channels)
+        return F.conv2d(maps, self.kernel, groups=self.out_channels)
 
 
 class Generator(nn.Module):
@@ -1010,7 +1050,7 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Image to real/fake logit: stride-2 convolutions, LeakyReLU 0.2, batch norm after the first.
+    """Image to real/fake logit: stride-2 convolutions, LeakyReLU 0.2, batch norm but on the first.
 
     Radford et al. 2016, sec. 3.
     """
@@ -1264,7 +1304,8 @@ def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.lo
     """
     output = mtd(images)
     loss_c = label_loss(output.class_logits, labels)
-    unused = 0 * output.real_logits.sum()  # several processes need a gradient of every weight
+    # Several processes wait for a gradient of every weight, so the other head gets one of zero.
+    unused = 0 * output.real_logits.sum()
 
     optimizer.zero_grad()
     (class_weight * loss_c + unused).backward()
@@ -1278,7 +1319,8 @@ def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.lo
 def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
     """Turn, zoom, mirror and shift images (B, C, S, S) in one resampling, corners reflected.
 
-    angle: radians (B,); zoom: factor (B,); mirror: 1 or -1 (B,); shift: two of (B,), in half sides.
+    angle: radians (B,); zoom (B,): above 1 shows more, smaller; mirror: 1 or -1 (B,); shift: two of
+    (B,), in half sides.
     """
     cos = zoom * angle.cos()
     sin = zoom * angle.sin()
@@ -1296,8 +1338,8 @@ def augment(images, strength):
 
     All are flipped and turned by quarters; each, with probability `strength` (a number or 0-d
     tensor), also by any angle with shift (6 %) and zoom (0.8 to 1.25), and, likewise, changed in
-    contrast, light and tint. D sees all images through it, real and generated alike, so that it
-    cannot learn the real ones by heart, nor G the augmentation (Zhao et al. 2020, sec. 3).
+    contrast, brightness and tint. D sees all images through it, real and generated alike, so that
+    it cannot memorise the real ones, nor G learn the augmentation (Zhao et al. 2020, sec. 3).
     """
     count, channels = images.shape[:2]
     device = images.device
@@ -1314,21 +1356,23 @@ def augment(images, strength):
         values = torch.rand(*shape, 1, 1, device=device) - 0.5
         return coloured.view(count, 1, 1, 1) * values
 
-    contrast, light = draw(2, count, 1)
+    contrast, brightness = draw(2, count, 1)
     gain, tint = draw(2, count, channels)
     contrast = 1 + 0.8 * contrast
-    light = 1 + light
+    brightness = 1 + brightness
     gain = 1 + 0.5 * gain
     tint = 0.4 * tint
+    # ((images - mean) * contrast + mean * brightness) * gain + tint, in one pass over the images
     mean = images.mean((2, 3), keepdim=True)
-    return torch.addcmul(mean * (light - contrast) * gain + tint, images, contrast * gain)
+    offset = mean * (brightness - contrast) * gain + tint
+    return torch.addcmul(offset, images, contrast * gain)
 
 
 def adapt_strength(strength, real_probabilities, speed):
-    """Move an augmentation strength in [0, 1], in place, by `speed` (Karras et al. 2020, sec. 3.1).
+    """Adaptive discriminator augmentation: move a strength in [0, 1] in place by `speed`.
 
-    Up while D holds over 80 % of real images for real, a sign of overfitting, else down: their
-    heuristic r_t against 0.6. real_probabilities: D's of real images (B,).
+    Up while D holds over 80 % of real images for real, a sign of overfitting, else down: r_t
+    against 0.6 (Karras et al. 2020, sec. 3.1). real_probabilities: D's of real images (B,).
     """
     overfitting = (real_probabilities - 0.5).sign().mean() - 0.6
     strength.add_(overfitting.sign() * speed).clamp_(0, 1)
@@ -1345,6 +1389,10 @@ class StepLosses(NamedTuple):
     d_real: Tensor
     d_fake: Tensor
     loss_g: Tensor
+
+
+HEAD_STRENGTH = 1  # of the head's augmentation: with few cells it overfits at once
+ADA_IMAGES = 100_000  # real images in which D's augmentation can go from none to full
 
 
 class StepData(NamedTuple):
@@ -1377,13 +1425,13 @@ def sgd(parameters, lr, beta1, beta2):
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop, "sgd": sgd}
 
 
-def make_optimizer(config, network, parameters):
-    """The optimiser that a config asks for; network: "g" or "d"."""
-    kind = getattr(config, f"optimizer_{network}") or config.optimizer
-    lr = getattr(config, f"lr_{network}")
-    beta1 = getattr(config, f"beta1_{network}")
-    beta2 = getattr(config, f"beta2_{network}")
-    return OPTIMIZERS[kind](parameters, lr, beta1, beta2)
+def make_optimizer(config, name, parameters):
+    """The optimiser that a config asks for; name: "generator" or "discriminator"."""
+    if name == "generator":
+        kind = config.optimizer_g or config.optimizer
+        return OPTIMIZERS[kind](parameters, config.lr_g, config.beta1_g, config.beta2_g)
+    kind = config.optimizer_d or config.optimizer
+    return OPTIMIZERS[kind](parameters, config.lr_d, config.beta1_d, config.beta2_d)
 
 
 def pick_device(name):
@@ -1417,7 +1465,8 @@ def pick_device(name):
 def pick_precision(name, device):
     """torch.dtype of convolutions and matrix products in training.
 
-    auto: bf16 where it was measured to be faster, on CPUs with AMX or, but for Intel's, AVX-512.
+    auto: bf16 where it was measured to be faster: on CPUs with AMX, and on AMD's with AVX-512's.
+    On GPUs these small networks were no faster in it.
     """
     if name == "bf16":
         return torch.bfloat16
@@ -1434,6 +1483,11 @@ def processes():
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def is_first_process():
+    """Whether this process is the one that writes, draws and evaluates."""
+    return processes()[0] == 0
 
 
 @contextlib.contextmanager
@@ -1475,25 +1529,27 @@ def update_average(average, network, decay):
 
     Over n updates the decay is at most (1 + n)/(10 + n), while weights are noise.
     """
-    updates = int(average.n_averaged)  # stays on the CPU, so that nothing waits for the device
+    updates = int(average.n_averaged)  # a counter on the CPU: no waiting for the GPU
     average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))
     average.update_parameters(network)
 
 
 class Trainer:
-    """Both networks with their averages and optimisers: all that a checkpoint holds.
+    """Trains both networks of a task, and holds all that a checkpoint does.
 
     task: "gan" or "mtd"; the dicts are by "generator" and "discriminator".
     """
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        self.config = config
+        # The interval is settled at the start; a run that is resumed keeps it.
+        self.config = dataclasses.replace(
+            config, adversarial_every=adversarial_interval(task, config)
+        )
         self.classes = list(classes)
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
         self.precision = pick_precision(config.precision, self.device)
-        self.adversarial_every = adversarial_every(task, config)
 
         torch.manual_seed(config.seed)
         networks = build_networks(task, vars(config), len(self.classes))
@@ -1505,13 +1561,13 @@ class Trainer:
         self.optimizers = {}
         for name, network in self.networks.items():
             self.averages[name] = averaged(network)
-            self.optimizers[name] = make_optimizer(config, name[0], network.parameters())
+            self.optimizers[name] = make_optimizer(config, name, network.parameters())
 
         self.strength = torch.zeros((), device=self.device)  # of the augmentation
         self.rate_factor = 1.0  # of all learning rates
         self.epoch = 0
         self.step = 0
-        self.best = -math.inf
+        self.best = -math.inf  # what an epoch has to reach to be kept as best.pt
         self.history = []  # a row of numbers an epoch
         self.traces = torch.zeros(0, len(StepLosses._fields))  # of every step
         self.trained_on = set()  # names of images
@@ -1544,7 +1600,7 @@ class Trainer:
     def draw_fakes(self, labels, count):
         """`count` images of G for new noise, with G's graph, and for a conditional G of labels."""
         noise = torch.randn(count, self.config.latent_dim, device=self.device)
-        with self.autocast():  # left before weights change, for it keeps casts
+        with self.autocast():  # left before weights change, whose casts it keeps
             return self.parallel["generator"](noise, labels)
 
     def set_rates(self, done):
@@ -1568,13 +1624,12 @@ class Trainer:
         real, head: as in StepData.
         """
         config = self.config
-        label_loss = {"label_loss": self.label_loss}
         labels = None
         head_images = None
         if head is not None:
             labels = head.labels
             if head is not real:
-                head_images = self.view(head.images, 1)
+                head_images = self.view(head.images, HEAD_STRENGTH)
         g_labels = real.labels if config.conditional and self.task == "mtd" else None
 
         generated = self.draw_fakes(g_labels, len(real))
@@ -1591,7 +1646,7 @@ class Trainer:
                 labels=labels,
                 head_images=head_images,
                 class_weight=config.class_weight,
-                **label_loss,
+                label_loss=self.label_loss,
             )
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
             generated = self.draw_fakes(g_labels, len(real))
@@ -1603,12 +1658,12 @@ class Trainer:
                 fake,
                 loss=config.loss,
                 labels=g_labels,
-                **label_loss,
+                label_loss=self.label_loss,
             )
         real_probability = LOSSES[config.loss].real_probability
         d_real = real_probability(d_step.real_logits)
         d_fake = real_probability(d_step.fake_logits)
-        adapt_strength(self.strength, d_real, len(real) / 100_000)
+        adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
         self.average("generator")
         self.average("discriminator")
         return StepLosses(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
@@ -1619,7 +1674,7 @@ class Trainer:
         Returns StepLosses whose adversarial losses are those of `last`.
         """
         self.set_rate("discriminator", self.config.lr_c)
-        images = self.view(head.images, 1)
+        images = self.view(head.images, HEAD_STRENGTH)
         with self.autocast():
             loss_c = classifier_step(
                 self.parallel["discriminator"],
@@ -1632,42 +1687,47 @@ class Trainer:
         self.average("discriminator")
         return last._replace(loss_c=loss_c)
 
+    def loader(self, data, draws, balanced, batches, batch_size):
+        """A DataLoader of so many batches for this process.
+
+        balanced: every class is equally likely; else shuffled passes over the data.
+        draws: the torch.Generator that draws them, alike in all processes.
+        """
+        rank, world_size = processes()
+        count = batches * batch_size * world_size
+        if balanced:
+            weights = data.sampling_weights().cpu()
+            sampler = WeightedRandomSampler(weights, count, generator=draws)
+        else:
+            sampler = RandomSampler(data, num_samples=count, generator=draws)
+        device = data.row_numbers.device
+        batch_sampler = ProcessBatches(sampler, batch_size, device, rank, world_size)
+        own_generator = torch.Generator()  # as in in_order
+        return DataLoader(
+            data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=own_generator
+        )
+
     def step_data(self, data, steps):
         """Yield the StepData of one epoch for this process.
 
-        A gan sees shuffled passes over the data. The head of an MTD sees every class equally
-        often. With augmentation real against fake has images of its own, half as many, as they
-        come, so that G keeps to the data's mix of classes; a conditional G has every class equally
-        often too.
+        A gan sees shuffled passes over the data, the head of an MTD every class equally often.
+        With --augment an MTD's adversarial step has images of its own, so that G keeps to the
+        data's mix of classes, and half as many, for it costs the most; a conditional G has every
+        class equally often too.
         """
         config = self.config
         draws = torch.Generator().manual_seed(epoch_seed(config, self.epoch, 0))
-        rank, world = processes()
-
-        def loader(balanced, batches, batch_size):
-            number = batches * batch_size * world
-            if balanced:
-                sampler = WeightedRandomSampler(data.sampling_weights(), number, generator=draws)
-            else:
-                sampler = RandomSampler(data, num_samples=number, generator=draws)
-            device = data.row_numbers.device
-            batch_sampler = ProcessBatches(sampler, batch_size, device, rank, world)
-            own_generator = torch.Generator()
-            return DataLoader(
-                data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=own_generator
-            )
-
         if self.task == "gan":
-            for batch in loader(False, steps, config.batch_size):
+            for batch in self.loader(data, draws, False, steps, config.batch_size):
                 yield StepData(batch, None)
             return
-        every = self.adversarial_every
-        head_batches = loader(True, steps, config.batch_size)
+        every = config.adversarial_every
+        head_batches = self.loader(data, draws, True, steps, config.batch_size)
         real_batches = iter(())
         if config.augment:
-            adversarial_steps = math.ceil(steps / every)
+            count = math.ceil(steps / every)
             half = config.batch_size // 2
-            real_batches = iter(loader(config.conditional, adversarial_steps, half))
+            real_batches = iter(self.loader(data, draws, config.conditional, count, half))
         for step, head in enumerate(head_batches):
             if step % every:
                 yield StepData(None, head)
@@ -1727,9 +1787,12 @@ class Trainer:
                 "try a lower --lr_d, --lr_g or --lr_c"
             )
 
+    def parts(self):
+        """{kind: {name: what has a state_dict}} of a checkpoint."""
+        return {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
+
     def state(self):
         """The checkpoint: tensors and plain values only."""
-        parts = {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
         state = {
             "format": CHECKPOINT_FORMAT,
             "task": self.task,
@@ -1738,23 +1801,30 @@ class Trainer:
             "normalisation": {"scale": 1 / 127.5, "offset": -1.0},
             "trained_on": sorted(self.trained_on),
             "strength": self.strength,
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "history": self.history,
+            "traces": self.traces,
         }
-        for name in PROGRESS:
-            state[name] = getattr(self, name)
-        for kind, group in parts.items():
+        for kind, group in self.parts().items():
             state[kind] = {name: part.state_dict() for name, part in group.items()}
         return state
 
     def load(self, state):
         """Go on from a checkpoint's state."""
-        parts = {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
-        for kind, group in parts.items():
+        for kind, group in self.parts().items():
             for name, part in group.items():
                 part.load_state_dict(state[kind][name])
         self.strength.copy_(state["strength"])
         self.trained_on = set(state["trained_on"])
-        for name in PROGRESS:
-            setattr(self, name, state[name])
+        self.epoch = state["epoch"]
+        self.step = state["step"]
+        self.best = state["best"]
+        self.history = state["history"]
+        self.traces = state["traces"]
+        interval = state["config"]["adversarial_every"]
+        self.config = dataclasses.replace(self.config, adversarial_every=interval)
 
     def start_from(self, path):
         """Go on from a DCGAN's averaged weights and augmentation strength.
@@ -1769,37 +1839,30 @@ class Trainer:
             made_with = dcgan.state["config"][name]
             if made_with != getattr(self.config, name):
                 raise UsageError(f"--weights {path}: made with {as_flag(name, made_with)}")
-        for name, source in (
-            ("generator", dcgan.generator),
-            ("discriminator", dcgan.discriminator),
-        ):
+        sources = {"generator": dcgan.generator, "discriminator": dcgan.discriminator}
+        for name, source in sources.items():
             for network in (self.networks[name], self.averages[name].module):
-                weights = network.state_dict()
+                own = network.state_dict()  # of the network's own tensors, to be written into
                 for key, value in source.state_dict().items():
                     # A conditional G's first layer has more columns than the DCGAN's.
                     shared_part = tuple(slice(size) for size in value.shape)
-                    weights[key][shared_part] = value
+                    own[key][shared_part] = value
         self.strength.copy_(dcgan.state["strength"])
         self.trained_on = set(dcgan.state["trained_on"])
 
 
-def adversarial_every(task, config):
-    """At every how many steps real is told from fake.
+def adversarial_interval(task, config):
+    """At every how many steps J(D) is learnt beside J(C).
 
-    A DCGAN under an MTD draws well already, and each adversarial step costs as much as five on
-    J(C); from random weights, and to learn to draw a class, G needs every step.
+    The DCGAN under an MTD draws well already, and its steps cost the most; from random weights, or
+    to learn to draw a class, G needs every step.
     """
-    if config.adversarial_every and task == "mtd":
+    if task == "gan":
+        return 1
+    if config.adversarial_every:
         return config.adversarial_every
-    on_dcgan = task == "mtd" and config.weights and not config.conditional
-    return 16 if on_dcgan else 1
-
-
-def as_flag(name, value):
-    """A setting as it is written on the command line."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {value}"
+    starts_from_dcgan = config.weights != ""
+    return 16 if starts_from_dcgan and not config.conditional else 1
 
 
 def check_trainable(task, data):
@@ -1836,9 +1899,12 @@ def check_packages():
             )
 
 
-def start_trainer(trainer, config, epochs):
-    """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN."""
-    own_last = Path(config.results_dir, trainer.task, "last.pt")
+def restore(trainer, config, epochs):
+    """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN, or nothing.
+
+    epochs: how many there are to be. Raises UsageError if the checkpoint is of other data or
+    another --adversarial_every, or has as many epochs already.
+    """
     path = resume_path(config, trainer.task)
     if path is None:
         if config.weights:
@@ -1850,13 +1916,21 @@ def start_trainer(trainer, config, epochs):
             f"{path}: trained on {state['classes']}, the data has {trainer.classes}; "
             "give the same data"
         )
+    interval = state["config"]["adversarial_every"]
+    if trainer.task == "mtd" and config.adversarial_every not in (0, interval):
+        raise UsageError(f"{path}: made with --adversarial_every {interval}; this cannot change")
     trainer.load(state)
-    if path != own_last:
+    if path != last_checkpoint(config, trainer.task):
         trainer.best = -math.inf  # its best epoch is in another folder
         if trainer.epoch >= epochs:
             raise UsageError(
                 f"{path}: has {trainer.epoch} of {epochs} epochs already; give more --epochs"
             )
+
+
+def last_checkpoint(config, task):
+    """Where a task's state is after every epoch."""
+    return Path(config.results_dir, task, "last.pt")
 
 
 def train(task, config, data):
@@ -1868,42 +1942,31 @@ def train(task, config, data):
     check_packages()
     trainer = Trainer(task, config, data.classes, data.device)
     epochs = config.epochs or (EPOCHS[task] if config.data_path else DEMO_EPOCHS)
-    start_trainer(trainer, config, epochs)
+    restore(trainer, config, epochs)
     trainer.share()
-    folder = Path(config.results_dir, task)
-    if processes()[0] > 0:
-        run_epochs(trainer, data, epochs)
-        return trainer, folder
-    run_folder = extra("run_folder")
-    try:
-        with run_folder.held(folder):
-            make_run_folder(config, task, data)
-            warn_of_trained_on(task, trainer.trained_on, data)
-            run_epochs(trainer, data, epochs)
-    except run_folder.FolderInUseError as error:
-        raise UsageError(str(error)) from error
+    folder = last_checkpoint(config, task).parent
+    if is_first_process():
+        if resume_path(config, task) != last_checkpoint(config, task):
+            move_aside(folder)
+        write_about(folder, trainer, data)
+        warn_of_trained_on(task, trainer.trained_on, data)
+    run_epochs(trainer, data, epochs)
     return trainer, folder
 
 
-def make_run_folder(config, task, data):
-    """Make results/<task> with config.json, what is run.
+def move_aside(folder):
+    """Keep an earlier run's folder under another name."""
+    if (folder / "last.pt").exists():
+        kept = extra("run_folder").move_aside(folder)
+        print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
 
-    An earlier run's folder is moved aside unless this one goes on with it.
-    """
-    run_folder = extra("run_folder")
-    tasks = [task]
-    if config.task == "all" and task == "gan":
-        tasks.append("mtd")  # which comes next, on the new DCGAN
-    for name in tasks:
-        folder = Path(config.results_dir, name)
-        last = folder / "last.pt"
-        if last.exists() and resume_path(config, name) != last:
-            print(f"{folder} held an earlier run; it is now {run_folder.move_aside(folder)}")
-    folder = Path(config.results_dir, task)
+
+def write_about(folder, trainer, data):
+    """Write config.json into a run's folder: what is run, on what."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     about = {
-        "config": vars(config),
-        **run_folder.environment(data.device),
+        "config": vars(trainer.config),
+        **extra("run_folder").environment(data.device),
         "processes": processes()[1],
         "layout": data.index.layout,
         "splits": data.counts(),
@@ -1912,14 +1975,14 @@ def make_run_folder(config, task, data):
 
 
 def run_epochs(trainer, data, epochs):
-    """Train until there are so many epochs; only the first process looks at them."""
+    """Train up to a number of epochs; the first process validates, saves and logs each."""
     config = trainer.config
     rank, world = processes()
     cells = data.split("train")
     trainer.trained_on.update(cells.sources())
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     images = steps * config.batch_size * world
-    observer = Observer(trainer, data) if rank == 0 else None
+    reporter = EpochReporter(trainer, data) if rank == 0 else None
     saved = trainer.epoch
     no_bar = True if rank > 0 else None  # None: only if there is no terminal
     bar = tqdm(
@@ -1935,8 +1998,8 @@ def run_epochs(trainer, data, epochs):
             while trainer.epoch < epochs:
                 trainer.set_rates(trainer.epoch / epochs)
                 row = trainer.train_epoch(cells, steps, bar)
-                if observer:
-                    line = observer.finish_epoch(row)
+                if reporter:
+                    line = reporter.finish_epoch(row)
                     bar.write(line, file=sys.stderr)
                 saved = trainer.epoch
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
@@ -1948,8 +2011,8 @@ def run_epochs(trainer, data, epochs):
         raise type(stop)(f"{trainer.task}: {reason}{kept}") from stop
 
 
-class Observer:
-    """What happens after an epoch: validate, measure, save, log, sample."""
+class EpochReporter:
+    """Validates, measures, saves, logs and samples after every epoch."""
 
     def __init__(self, trainer, data):
         self.trainer = trainer
@@ -1967,8 +2030,7 @@ class Observer:
             if trainer.task == "gan":
                 is_best = self.keep_lowest_kid(row)
         if trainer.task == "mtd":
-            scores = self.validate(row)
-            is_best = self.keep_latest_near_best(row, scores["standard_error"])
+            is_best = self.keep_latest_near_best(row, self.validate(row))
         trainer.history.append(row)
         state = trainer.state()
         if is_best:
@@ -1981,13 +2043,15 @@ class Observer:
         return self.describe(row)
 
     def validate(self, row):
-        """Add the head's scores for training and validation to a row; returns the latter."""
+        """Add the head's scores to a row; returns the standard error of the validation's."""
         mtd = self.trainer.averages["discriminator"].module
+        standard_errors = {}
         for split, part in self.parts.items():
             scores = evaluate(part, predict(mtd, part, self.trainer.config.loss).probabilities)
+            standard_errors[split] = scores["standard_error"]
             for name in ("loss", "accuracy", "balanced_accuracy"):
                 row[f"{split}_{name}"] = scores[name]
-        return scores
+        return standard_errors["val"]
 
     def keep_lowest_kid(self, row):
         """Whether a gan's epoch has the lowest KID to the training cells so far."""
@@ -1996,15 +2060,16 @@ class Observer:
         return is_best
 
     def keep_latest_near_best(self, row, standard_error):
-        """Whether an MTD's epoch is within a standard error of the best on validation.
+        """Whether an MTD's epoch is kept: the latest within a standard error of the best.
 
-        Of balanced accuracy, mean of five epochs; the best epoch itself is often a lucky one.
+        By balanced accuracy on validation, as a mean over five epochs, of which those before the
+        first count as 0: with a few dozen cells the best epoch itself is often a lucky early draw.
         """
         last_five = [*self.trainer.history, row][-5:]
         mean = sum(row["val_balanced_accuracy"] for row in last_five) / 5
-        is_best = mean >= self.trainer.best
+        is_kept = mean >= self.trainer.best
         self.trainer.best = max(mean - standard_error, self.trainer.best)
-        return is_best
+        return is_kept
 
     def write_metrics(self):
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
@@ -2047,7 +2112,23 @@ def warn_of_trained_on(who, trained_on, data):
 # ======================================== save and load ========================================
 
 CHECKPOINT_FORMAT = 2
-PROGRESS = ("epoch", "step", "best", "history", "traces")  # what a Trainer has come to
+STATE_KEYS = {  # of a checkpoint, which Trainer.state writes
+    "format",
+    "task",
+    "config",
+    "classes",
+    "normalisation",
+    "trained_on",
+    "strength",
+    "epoch",
+    "step",
+    "best",
+    "history",
+    "traces",
+    "weights",
+    "ema",
+    "optimizers",
+}
 
 
 class Checkpoint(NamedTuple):
@@ -2103,7 +2184,7 @@ def load_checkpoint(path, task=None, device="cpu"):
             average.load_state_dict(state["ema"][name])
             network.load_state_dict(average.module.state_dict())
             network.to(device).eval().requires_grad_(False)
-        missing = {"weights", "optimizers", "strength", *PROGRESS} - set(state)
+        missing = STATE_KEYS - set(state)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
@@ -2120,7 +2201,7 @@ def resume_path(config, task):
     """The checkpoint that a task goes on with, or None to start anew."""
     if not config.resume:
         return None
-    own = Path(config.results_dir, task, "last.pt")
+    own = last_checkpoint(config, task)
     if config.resume == "auto":
         return own if own.exists() else None
     named = Path(config.resume)
@@ -2128,34 +2209,40 @@ def resume_path(config, task):
 
 
 def resumed_config(given):
-    """The config of the run to go on with, under the flags `given` now.
+    """The config of the run to go on with, changed by the flags `given`, as far as they may.
 
-    Of these only CHANGEABLE ones may differ. Raises UsageError.
+    Raises UsageError if there is no such run, or a flag cannot change.
     """
-    config = Config(**given)
-    tasks = ("gan", "mtd") if config.task == "all" else (config.task,)
-    paths = {task: resume_path(config, task) for task in tasks}
-    paths = {task: path for task, path in paths.items() if path}
-    if not paths:
+    now = Config(**given)
+    tasks = ("gan", "mtd") if now.task == "all" else (now.task,)
+    made_with = {}
+    for task in tasks:
+        path = resume_path(now, task)
+        if path:
+            made_with[path] = load_checkpoint(path, task).state["config"]
+    if not made_with:
         raise UsageError(
-            f"--resume: no run of --task {config.task} to go on with in {config.results_dir}; "
+            f"--resume: no run of --task {now.task} to go on with in {now.results_dir}; "
             "leave --resume out"
         )
-    configs = {path: load_checkpoint(path, task).state["config"] for task, path in paths.items()}
-    old = next(iter(configs.values()))
-    for path, made_with in configs.items():
-        check_unchanged(path, made_with, {**old, **given})
-    of_this_call = {"json": False, "overwrite": False, "summary": False}
-    now = {"resume": config.resume, "task": config.task}
-    if config.task != "mtd":
-        now["weights"] = ""
-    return Config(**{**old, **of_this_call, **given, **now})
+    first = next(iter(made_with.values()))
+    for path, config in made_with.items():
+        check_unchanged(path, config, {**first, **given})
+    only_of_a_call = {"json": False, "overwrite": False, "summary": False}
+    settings = {**first, **only_of_a_call, **given, "resume": now.resume, "task": now.task}
+    if now.task == "all":
+        settings["weights"] = ""  # the MTD goes on the DCGAN of this run
+        settings["adversarial_every"] = given.get("adversarial_every", 0)
+    return Config(**settings)
 
 
 def check_unchanged(path, made_with, settings):
-    """Raise UsageError if a setting that is not CHANGEABLE differs from a checkpoint's."""
-    for name, value in settings.items():
-        if name not in CHANGEABLE and value != made_with[name]:
+    """Raise UsageError if a setting that is not changeable differs from a checkpoint's."""
+    for field in dataclasses.fields(Config):
+        name = field.name
+        if field.metadata["changeable"] or name == "adversarial_every":  # which `restore` looks at
+            continue
+        if settings[name] != made_with[name]:
             raise UsageError(
                 f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
                 "this cannot change"
@@ -2306,13 +2393,6 @@ def sample(generator, noise, labels=None, batch_size=64):
             part_labels = labels[part].to(device) if generator.num_classes else None
             images.append(to_pixels(generator(noise[part].to(device), part_labels)))
     return np.concatenate(images)
-
-
-def to_pixels(images):
-    """Float images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
-    pixels = (images.detach().cpu() + 1) * 127.5
-    pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).numpy()
 
 
 GENERATED = 500  # cells that a measurement draws
@@ -2655,7 +2735,8 @@ def plot_tsne(path, mtd, data):
     """t-SNE (van der Maaten and Hinton 2008) of the head's penultimate features, by class."""
     from sklearn.manifold import TSNE
 
-    features = [mtd.embed(mtd.features(batch.images)) for batch in in_order(data)]
+    with evaluating(mtd):
+        features = [mtd.embed(mtd.features(batch.images)) for batch in in_order(data)]
     features = torch.cat(features).cpu().numpy()
     perplexity = min(30, (len(features) - 1) / 3)
     places = TSNE(perplexity=perplexity, random_state=0, init="pca").fit_transform(features)
@@ -2724,7 +2805,7 @@ def real_fake_pictures(checkpoint, test, seed, count):
     """cam_pictures of real and generated images: what speaks for real, then what for fake."""
     real = test.__getitems__(range(min(count, len(test)))).images
     noise = latents(count, checkpoint.generator, seed)
-    fake = to_images(sample(checkpoint.generator, noise)).to(test.device)
+    fake = to_images(torch.from_numpy(sample(checkpoint.generator, noise))).to(test.device)
     images = torch.cat([real, fake])
     kinds = ["real"] * len(real) + ["generated"] * len(fake)
     mtd = checkpoint.discriminator
@@ -2737,11 +2818,6 @@ def real_fake_pictures(checkpoint, test, seed, count):
             captions.append(f"{kind}, D {probability:.2f}\nwhat speaks for {meaning}")
         pictures += cam_pictures(mtd, images, score, captions)
     return pictures
-
-
-def to_images(pixels):
-    """uint8 numpy (N, S, S, C) -> float images (N, C, S, S) in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 # ============================================ tasks =============================================
@@ -2775,8 +2851,10 @@ def hand_over(checkpoint, source, config):
 
 
 def write_animation(samples):
-    """samples.gif beside the folder of samples: at most 60 of them, some 12 seconds."""
+    """samples.gif beside the folder of samples: up to 60 of them, in 12 seconds."""
     files = sorted(samples.glob("*.png"))
+    if not files:
+        return
     some_files = files[:: math.ceil(len(files) / 60)]
     frames = [Image.open(file).quantize(128) for file in some_files]
     frames[0].save(
@@ -2784,7 +2862,7 @@ def write_animation(samples):
         save_all=True,
         append_images=frames[1:],
         loop=0,
-        duration=max(60, 12000 // (24 + len(frames))),
+        duration=12_000 // max(12, len(frames)),
     )
 
 
@@ -2938,7 +3016,7 @@ def print_layers(config):
 
 def run_tasks(config, data):
     """The tasks of a config, one after the other; the first of several processes reports."""
-    first = processes()[0] == 0
+    first = is_first_process()
     if config.task == "data":
         if first:
             print_data(config, data)
@@ -2955,19 +3033,28 @@ def run_tasks(config, data):
 
 def run_all(config, data):
     """The DCGAN, the MTD on it, Grad-CAM, and what changed with the head."""
+    if is_first_process() and not config.resume:
+        move_aside(last_checkpoint(config, "mtd").parent)  # it is of an earlier DCGAN
     train_and_report("gan", config, data)
-    dcgan = Path(config.results_dir, "gan", "last.pt")
+    dcgan = last_checkpoint(config, "gan")  # its averages, after the learning rates have fallen
     train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
-    if processes()[0] == 0:
+    if is_first_process():
         run_gradcam(config, data)
         compare(config)
 
 
 def train_and_report(task, config, data):
-    """Train a task, and draw and score it in the first process."""
-    trainer, folder = train(task, config, data)
-    if processes()[0] == 0:
-        report_run(trainer, folder, data)
+    """Train a task, and draw and score it in the first process, which holds the run's folder."""
+    if not is_first_process():
+        train(task, config, data)
+        return
+    run_folder = extra("run_folder")
+    try:
+        with run_folder.held(last_checkpoint(config, task).parent):
+            trainer, folder = train(task, config, data)
+            report_run(trainer, folder, data)
+    except run_folder.FolderInUseError as error:
+        raise UsageError(str(error)) from error
 
 
 # ========================================= command line =========================================

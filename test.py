@@ -252,10 +252,10 @@ def run_data(flags):
     config = malaria.Config(
         **{name: made_with[name] for name in names},
         data_path=flags.data_path,
-        classes=",".join([*checkpoint.state["classes"], ""]),  # the comma at the end: some may lack
+        classes=",".join(checkpoint.state["classes"]),
     )
     splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
-    data = malaria.load_data(config, device).split(*splits)
+    data = malaria.load_data(config, device, some_may_be_missing=True).split(*splits)
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
