@@ -819,7 +819,7 @@ class MalariaDataset(Dataset):
         images = self.images[self.row_numbers[indices]].to(self.device, non_blocking=True)
         return Batch(to_images(images), self.labels[indices.to(self.device)])
 
-    def pixels(self, indices=slice(None)):
+    def uint8(self, indices=slice(None)):
         """uint8 numpy (B, S, S, C) of some images, or of all."""
         rows = self.row_numbers.cpu()[indices]
         return self.images[rows.to(self.images.device)].cpu().numpy()
@@ -1427,11 +1427,12 @@ OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop, "sgd": sgd}
 
 def make_optimizer(config, name, parameters):
     """The optimiser that a config asks for; name: "generator" or "discriminator"."""
-    if name == "generator":
-        kind = config.optimizer_g or config.optimizer
-        return OPTIMIZERS[kind](parameters, config.lr_g, config.beta1_g, config.beta2_g)
-    kind = config.optimizer_d or config.optimizer
-    return OPTIMIZERS[kind](parameters, config.lr_d, config.beta1_d, config.beta2_d)
+    settings = {
+        "generator": (config.optimizer_g, config.lr_g, config.beta1_g, config.beta2_g),
+        "discriminator": (config.optimizer_d, config.lr_d, config.beta1_d, config.beta2_d),
+    }
+    kind, lr, beta1, beta2 = settings[name]
+    return OPTIMIZERS[kind or config.optimizer](parameters, lr, beta1, beta2)
 
 
 def pick_device(name):
@@ -1566,6 +1567,7 @@ class Trainer:
         self.strength = torch.zeros((), device=self.device)  # of the augmentation
         self.rate_factor = 1.0  # of all learning rates
         self.epoch = 0
+        self.saved_epoch = 0  # the one that is in last.pt
         self.step = 0
         self.best = -math.inf  # what an epoch has to reach to be kept as best.pt
         self.history = []  # a row of numbers an epoch
@@ -1819,6 +1821,7 @@ class Trainer:
         self.strength.copy_(state["strength"])
         self.trained_on = set(state["trained_on"])
         self.epoch = state["epoch"]
+        self.saved_epoch = self.epoch
         self.step = state["step"]
         self.best = state["best"]
         self.history = state["history"]
@@ -1983,7 +1986,6 @@ def run_epochs(trainer, data, epochs):
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     images = steps * config.batch_size * world
     reporter = EpochReporter(trainer, data) if rank == 0 else None
-    saved = trainer.epoch
     no_bar = True if rank > 0 else None  # None: only if there is no terminal
     bar = tqdm(
         total=images * epochs,
@@ -2001,12 +2003,11 @@ def run_epochs(trainer, data, epochs):
                 if reporter:
                     line = reporter.finish_epoch(row)
                     bar.write(line, file=sys.stderr)
-                saved = trainer.epoch
     except (KeyboardInterrupt, RuntimeError, OSError) as stop:
         kept = "no epoch was finished"
-        if saved:
-            last = Path(config.results_dir, trainer.task, "last.pt")
-            kept = f"epoch {saved} of {epochs} is in {last}, --resume goes on with it"
+        if trainer.saved_epoch:
+            last = last_checkpoint(config, trainer.task)
+            kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
         reason = f"{stop}; " if str(stop) else ""
         raise type(stop)(f"{trainer.task}: {reason}{kept}") from stop
 
@@ -2036,6 +2037,7 @@ class EpochReporter:
         if is_best:
             save_checkpoint(state, self.folder / "best.pt")
         save_checkpoint(state, self.folder / "last.pt")
+        trainer.saved_epoch = trainer.epoch
         self.write_metrics()
         self.write_samples()
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
@@ -2230,8 +2232,9 @@ def resumed_config(given):
         check_unchanged(path, config, {**first, **given})
     only_of_a_call = {"json": False, "overwrite": False, "summary": False}
     settings = {**first, **only_of_a_call, **given, "resume": now.resume, "task": now.task}
+    settings["weights"] = first["weights"]  # the DCGAN that an MTD did start from
     if now.task == "all":
-        settings["weights"] = ""  # the MTD goes on the DCGAN of this run
+        settings["weights"] = ""
         settings["adversarial_every"] = given.get("adversarial_every", 0)
     return Config(**settings)
 
@@ -2693,7 +2696,7 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
             surest_first = surest_first[:: max(1, len(chosen) // limit)]
         shown = surest_first[:limit]
         captions = [judgement.captions[i] for i in shown]
-        pictures = list(map(Picture, data.pixels(shown), captions))
+        pictures = list(map(Picture, data.uint8(shown), captions))
         title = (
             f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
             "(true label, then answer and its probability)"
@@ -2894,7 +2897,7 @@ def report_generator(folder, config, data, checkpoint):
     gallery(folder / "nearest.png", title, pictures)
     real = data.split("train")
     chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
-    halves = [grid(real.pixels(chosen), columns=4), grid(images, columns=4)]
+    halves = [grid(real.uint8(chosen), columns=4), grid(images, columns=4)]
     caption = "left: real (train), right: generated"
     write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
 
@@ -3034,7 +3037,8 @@ def run_tasks(config, data):
 def run_all(config, data):
     """The DCGAN, the MTD on it, Grad-CAM, and what changed with the head."""
     if is_first_process() and not config.resume:
-        move_aside(last_checkpoint(config, "mtd").parent)  # it is of an earlier DCGAN
+        with held(last_checkpoint(config, "mtd").parent) as earlier_mtd:
+            move_aside(earlier_mtd)  # it is of an earlier DCGAN
     train_and_report("gan", config, data)
     dcgan = last_checkpoint(config, "gan")  # its averages, after the learning rates have fallen
     train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
@@ -3048,11 +3052,18 @@ def train_and_report(task, config, data):
     if not is_first_process():
         train(task, config, data)
         return
+    with held(last_checkpoint(config, task).parent):
+        trainer, folder = train(task, config, data)
+        report_run(trainer, folder, data)
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Inside the block no other run can hold a run's folder. Raises UsageError if one does."""
     run_folder = extra("run_folder")
     try:
-        with run_folder.held(last_checkpoint(config, task).parent):
-            trainer, folder = train(task, config, data)
-            report_run(trainer, folder, data)
+        with run_folder.held(folder):
+            yield folder
     except run_folder.FolderInUseError as error:
         raise UsageError(str(error)) from error
 

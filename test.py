@@ -102,15 +102,16 @@ def class_labels(checkpoint, weights, label, noise):
 
 def read_noise(sample, length):
     """Noise from an array or .npy file as a float tensor (length,) or (N, length)."""
+    is_file = isinstance(sample, (str, Path))
     try:
-        is_file = isinstance(sample, (str, Path))
         values = np.load(sample, allow_pickle=False) if is_file else np.asarray(sample)
         casting = "same_kind" if values.dtype.kind in "fc" else "unsafe"  # complex is no noise
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             noise = torch.from_numpy(values.astype(np.float32, casting=casting))
     except Exception as error:  # numpy raises many kinds for files and values that are not numbers
+        name = sample if is_file else type(sample).__name__
         raise UsageError(
-            f"--noise {sample}: not an array or .npy file of numbers ({error})"
+            f"--noise {name}: not an array or .npy file of numbers ({error})"
         ) from error
     right_shape = noise.ndim in (1, 2) and noise.shape[-1] == length and noise.numel() > 0
     if not right_shape or not noise.isfinite().all():

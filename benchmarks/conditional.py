@@ -1,124 +1,269 @@
-"""Whether a generator that is told the class draws that class, and whether its cells can stand in for real ones.
+"""Whether a conditional generator draws the class asked for, and what its cells are worth.
 
     pip install -r benchmarks/requirements.txt
     python rollNumber_05.py --data_path DIR --task mtd --conditional --weights saved_models/gan.pt
-    python benchmarks/conditional.py --data_path DIR --weights results/mtd/last.pt --out results/conditional.jsonl
-    python benchmarks/conditional.py --smoke
+    python -m benchmarks.conditional --data_path DIR --weights results/mtd/last.pt
+    python -m benchmarks.conditional --summary              the tables of what is done
+    python -m benchmarks.conditional --smoke                an untrained generator, two steps
 
-For each seed the same classifier (the MTD's, J(C) alone, as `head` in classifiers.py, with the script's defaults) is trained
-three times: on the real training cells, on as many generated cells, every class equally often, and on both together. The
-generator saw the real training cells only. Each is scored on the real cells of the val and test fields. What was trained on
-real cells also says how many of 500 other generated cells are of the class that was asked for: its weights, batches and
-views come from another seed than the generator's and neither network saw the other.
+For each seed the same classifier (head_scratch of benchmarks.classifiers) is trained three times:
+on the real training cells, on as many generated cells, every class equally often, and on both
+together. The generator saw the real training cells only. Each is scored on the real cells of the
+val and test fields. What was trained on real cells also says how many of 500 other generated cells
+are of the class that was asked for: it has another seed than the generator, and neither network
+saw the other.
 """
-import argparse
+
 import dataclasses
 import hashlib
+import itertools
 import math
-import statistics
 import sys
-import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import rollNumber_05 as s  # noqa: E402
-from classifiers import VIEWS, train_and_answer  # noqa: E402
-from peers import append_run, read_runs  # noqa: E402
+import rollNumber_05 as malaria
+from benchmarks.classifier_models import ALL_VIEWS, Length, train_and_answer
+from benchmarks.runs import (
+    append_run,
+    finished_runs,
+    hardware,
+    hardware_line,
+    make_parser,
+    mean_and_range,
+    output,
+    paragraph,
+    read_runs,
+    text_of,
+)
+
+KINDS = ("real", "generated", "both")  # of training cells
 
 
-def cells(images, labels, classes, device):
-    """A MalariaDataset of uint8 images (N, S, S, C) and class indices."""
-    index = {"classes": classes, "rows": list(range(len(images))), "labels": list(map(int, labels))}
-    return s.MalariaDataset(torch.from_numpy(images), index, range(len(images)), device)
+class Source(NamedTuple):
+    """The generator whose cells are judged: its Checkpoint, and a fingerprint of its file."""
+
+    checkpoint: malaria.Checkpoint
+    fingerprint: str
 
 
-def draw(generator, n, classes, seed, device):
-    """n generated cells, every class in turn, labelled with the class asked for."""
-    return cells(s.sample(generator, s.latents(n, generator, seed)), np.arange(n) % len(classes), classes, device)
+def untrained_source():
+    """The Source of a smoke run."""
+    generator = malaria.Generator(num_classes=len(malaria.STAGES))
+    state = {"config": vars(malaria.Config()), "classes": list(malaria.STAGES)}
+    return Source(malaria.Checkpoint(generator, None, state), "")
 
 
-def joined(a, b):
-    """Both datasets in one."""
-    images, labels = (np.concatenate(parts) for parts in zip(*((d.uint8(range(len(d))), d.labels.cpu()) for d in (a, b))))
-    return cells(images, labels, a.classes, a.device)
+def read_source(path):
+    """The Source in a checkpoint of a conditional MTD."""
+    checkpoint = malaria.load_checkpoint(path, "mtd")
+    return Source(checkpoint, hashlib.sha1(path.read_bytes()).hexdigest())
 
 
-def run_all(flags, generator, state):
-    """A line of --out for each seed and kind of training cells that --out lacks; state: the generator's checkpoint."""
-    config = s.Config(data_path="" if flags.smoke else flags.data_path, task="mtd", results_dir=str(flags.out.parent),
-                      device=flags.device)
-    data, done = s.load_data(config, s.pick_device(flags.device)), {(r["cells"], r["seed"]): r for r in read_runs(flags.out)}
-    made_by = "" if flags.smoke else hashlib.sha1(flags.weights.read_bytes()).hexdigest()
-    real, unseen = data.split("train"), data.split("val", "test")
-    if not generator.num_classes or any(state["config"][k] != getattr(config, k) for k in ("image_size", "channels")) or (
-            state["classes"] != data.classes):
-        raise s.UsageError(f"--weights {flags.weights}: not of a generator that is told one of {', '.join(data.classes)} and "
-                           f"draws cells of {config.image_size} pixels and {config.channels} channels")
-    count = 8 if flags.smoke else 500
-    epochs, steps = (1, 2) if flags.smoke else (s.EPOCHS["mtd"], max(config.min_steps, math.ceil(len(real) / 32)))
-    for seed in flags.seeds:
-        made = draw(generator, len(real), data.classes, seed, data.device)
-        asked = draw(generator, count, data.classes, seed + 1000, data.device)
-        judged = joined(unseen, asked)
-        for kind, part in (("real", real), ("generated", made), ("both", joined(real, made))):
-            if record := done.get((kind, seed)):
-                if [record.get(k) for k in ("weights", "n", "steps", "views")] != [made_by, len(unseen), epochs * steps, VIEWS]:
-                    raise s.UsageError(f"{flags.out}: has results of other weights, cells, steps or views; give another --out")
-                continue
-            chances, _ = train_and_answer("head_scratch", dataclasses.replace(config, seed=seed), part, judged, epochs, steps)
-            scores = s.classification_scores(unseen.labels.cpu().numpy(), chances[:len(unseen)], data.classes)
-            record = {"cells": kind, "seed": seed, "trained_on": len(part), "n": len(unseen), "weights": made_by,
-                      "steps": epochs * steps, "views": VIEWS}
-            record |= {k: scores[k] for k in ("accuracy", "balanced_accuracy")}
-            if kind == "real":
-                right = chances[len(unseen):].argmax(1) == asked.labels.cpu().numpy()
-                record |= {"recognised": right.mean().item(), "asked": count, "recognised_per_class": {
-                    c: right[i::len(data.classes)].mean().item() for i, c in enumerate(data.classes)}}
-            append_run(flags.out, record)
+def check_source(source, config, data, path):
+    """Raise UsageError unless the generator draws the classes and size of the data's cells."""
+    state = source.checkpoint.state
+    if not source.checkpoint.generator.num_classes:
+        raise malaria.UsageError(f"--weights {path}: its generator is not conditional")
+    if state["classes"] != data.classes:
+        raise malaria.UsageError(
+            f"--weights {path}: draws {', '.join(state['classes'])}, "
+            f"the data has {', '.join(data.classes)}"
+        )
+    for name in ("image_size", "channels"):
+        made_with = state["config"][name]
+        if made_with != getattr(config, name):
+            raise malaria.UsageError(
+                f"--weights {path}: made with {malaria.as_flag(name, made_with)}; "
+                "the benchmark is about the default"
+            )
 
 
-def summary(runs):
-    """A row for each kind of training cells, mean over the seeds and range, and the share of generated cells recognised."""
-    rows, balanced = [["trained on", "cells", "seeds", "accuracy", "balanced accuracy", "of real"]], {}
-    for kind in dict.fromkeys(r["cells"] for r in runs):
-        mine = [r for r in runs if r["cells"] == kind]
-        columns = [[r[k] for r in mine] for k in ("accuracy", "balanced_accuracy")]
-        balanced[kind] = statistics.mean(columns[1])
-        rows.append([kind, mine[0]["trained_on"], len(mine), *(
-            f"{statistics.mean(v):.3f} ({min(v):.3f}-{max(v):.3f})" for v in columns), f"{balanced[kind] / balanced['real']:.2f}"])
-    judges = [r for r in runs if "recognised" in r]
-    parts = [f"{c} {statistics.mean(r['recognised_per_class'][c] for r in judges):.2f}" for c in judges[0]["recognised_per_class"]]
-    shares = [r["recognised"] for r in judges]
-    return (f"{s.text_table(rows)}\nof {judges[0]['asked']} generated cells recognised as what was asked for: "
-            f"{statistics.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}); {', '.join(parts)}")
+def dataset_of(images, labels, classes, device):
+    """A MalariaDataset of uint8 images (N, S, S, C) and their class numbers (N,)."""
+    number = len(images)
+    index = malaria.Index(
+        layout="",
+        view="cell",
+        classes=classes,
+        skipped=0,
+        problems=[],
+        images={},
+        boxes=[None] * number,
+        labels=labels.tolist(),
+        splits=[""] * number,
+        sources=[""] * number,
+    )
+    return malaria.MalariaDataset(torch.from_numpy(images), index, device=device)
+
+
+def joined(first, second):
+    """Two datasets in one."""
+    images = np.concatenate([first.uint8(), second.uint8()])
+    labels = torch.cat([first.labels, second.labels]).cpu()
+    return dataset_of(images, labels, first.classes, first.device)
+
+
+class Experiment:
+    """What all runs of a command line share: config, real cells, generator and length."""
+
+    def __init__(self, flags, out, source):
+        self.flags = flags
+        self.out = out
+        self.source = source
+        self.config = malaria.Config(
+            data_path=flags.data_path, task="mtd", results_dir=str(out.parent), device=flags.device
+        )
+        self.data = malaria.load_data(self.config, malaria.pick_device(flags.device))
+        check_source(source, self.config, self.data, flags.weights)
+        self.real = self.data.split("train")
+        self.unseen = self.data.split("val", "test")
+        self.number_asked = 8 if flags.smoke else 500
+        one_pass = math.ceil(len(self.real) / self.config.batch_size)
+        self.length = Length(malaria.EPOCHS["mtd"], max(self.config.min_steps, one_pass))
+        if flags.smoke:
+            self.length = Length(1, 2)
+
+    def generate(self, number, seed):
+        """Generated cells, every class in turn, labelled with the class asked for."""
+        generator = self.source.checkpoint.generator
+        images = malaria.sample(generator, malaria.latents(number, generator, seed))
+        labels = np.arange(number) % len(self.data.classes)
+        return dataset_of(images, labels, self.data.classes, self.data.device)
+
+    def training_cells(self, kind, seed):
+        """The cells of a kind: "real", "generated" or "both"."""
+        if kind == "real":
+            return self.real
+        generated = self.generate(len(self.real), seed)
+        return {"generated": generated, "both": joined(self.real, generated)}[kind]
+
+    def record(self, kind, seed, cells):
+        """What a run is about: the part of its line that is known before it."""
+        return {
+            "cells": kind,
+            "seed": seed,
+            "trained_on": len(cells),
+            "n": len(self.unseen),
+            "weights": self.source.fingerprint,
+            "steps": self.length.all_steps,
+            "views": ALL_VIEWS,
+        }
+
+    def run(self, kind, seed, cells):
+        """Train the classifier on some cells and score its answers, as a dict.
+
+        Accuracies are about the unseen cells. Trained on real ones, it also says how many
+        generated cells it takes for the class asked for.
+        """
+        asked = self.generate(self.number_asked, seed + 1000)
+        config = dataclasses.replace(self.config, seed=seed)
+        held_out = joined(self.unseen, asked)
+        answers = train_and_answer("head_scratch", config, cells, held_out, self.length)
+        scores = malaria.evaluate(self.unseen, answers.probabilities[: len(self.unseen)])
+        found = {name: scores[name] for name in ("accuracy", "balanced_accuracy")}
+        if kind == "real":
+            about_asked = answers.probabilities[len(self.unseen) :]
+            found["asked"] = len(asked)
+            found |= recognised(asked, about_asked)
+        return found
+
+
+def recognised(asked, probabilities):
+    """The share of generated cells that are answered as the class asked for; that of each class."""
+    labels = asked.labels.cpu().numpy()
+    is_right = probabilities.argmax(1) == labels
+    by_class = {}
+    for i, name in enumerate(asked.classes):
+        by_class[name] = float(is_right[labels == i].mean())
+    return {"recognised": float(is_right.mean()), "recognised_per_class": by_class}
+
+
+def do_runs(experiment):
+    """A line of --out for each seed and kind of training cells that it lacks.
+
+    Raises UsageError if what it has is of other weights, cells or steps.
+    """
+    out = experiment.out
+    done = {(run["cells"], run["seed"]): run for run in read_runs(out)}
+    for seed, kind in itertools.product(experiment.flags.seeds, KINDS):
+        cells = experiment.training_cells(kind, seed)
+        record = experiment.record(kind, seed, cells)
+        earlier = done.get((kind, seed))
+        if earlier is None:
+            record["hardware"] = hardware(experiment.data.device)
+            append_run(out, record | experiment.run(kind, seed, cells))
+        elif not record.items() <= earlier.items():
+            raise malaria.UsageError(
+                f"{out}: has results of other weights, cells or steps; give another --out"
+            )
+
+
+def accuracy_table(runs):
+    """A row for each kind of training cells: accuracies, mean and range over the seeds."""
+    by_kind = runs.groupby("cells", sort=False)
+    table = by_kind[["accuracy", "balanced_accuracy"]].agg(mean_and_range)
+    balanced = by_kind["balanced_accuracy"].mean()
+    table.insert(0, "number", by_kind["trained_on"].first())
+    table.insert(1, "seeds", by_kind["seed"].nunique())
+    table["over real"] = (balanced / balanced["real"]).round(2)
+    return table.rename(columns={"balanced_accuracy": "balanced accuracy"})
+
+
+def recognised_table(runs):
+    """The share of generated cells that classifiers trained on real ones recognise, by class."""
+    judges = runs[runs["cells"] == "real"]
+    shares = pd.DataFrame(judges["recognised_per_class"].tolist())
+    shares.insert(0, "all", judges["recognised"].tolist())
+    return shares.apply(mean_and_range).to_frame("recognised")
+
+
+def summary(path):
+    """The tables of a file of runs as text."""
+    runs = finished_runs(path)
+    if not (runs["cells"] == "real").any():
+        raise malaria.UsageError(f"--out {path}: no finished run on real cells to compare with")
+    first = runs.iloc[0]
+    parts = [
+        paragraph(
+            "A classifier trained on each kind of cells, scored on "
+            f"{first['n']} unseen real cells: mean (lowest-highest) over the seeds."
+        ),
+        hardware_line(runs, "cells"),
+        text_of(accuracy_table(runs)),
+        "",
+        paragraph(
+            f"Share of {first['asked']:.0f} generated cells that the classifier trained on real "
+            "cells takes for the class asked for, by class."
+        ),
+        text_of(recognised_table(runs)),
+    ]
+    return "\n".join(parts)
 
 
 def run(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default="", help="default: the demo set")
-    parser.add_argument("--weights", type=Path, default=Path("results/mtd/last.pt"), help="checkpoint of a conditional MTD")
+    """Do what a command line says."""
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=Path("results/mtd/last.pt"),
+        help="checkpoint of a conditional MTD",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", type=Path, default=Path("results/conditional.jsonl"))
-    parser.add_argument("--summary", action="store_true", help="only print the table of --out")
-    parser.add_argument("--smoke", action="store_true", help="an untrained generator, the demo set, one seed, two steps")
     flags = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with output(flags, "conditional.jsonl") as out:
         if flags.smoke:
-            flags.out, flags.seeds = Path(folder, "conditional.jsonl"), [1]
+            flags.seeds = [1]
         if not flags.summary:
-            generator, state = s.Generator(num_classes=len(s.STAGES)), {"config": vars(s.Config()), "classes": list(s.STAGES)}
-            if not flags.smoke:
-                generator, _, state = s.load_networks(flags.weights, "mtd")
-            run_all(flags, generator, state)
-        if not (runs := read_runs(flags.out)):
-            raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
-        print(summary(runs))
+            source = untrained_source() if flags.smoke else read_source(flags.weights)
+            do_runs(Experiment(flags, out, source))
+        print(summary(out))
 
 
 if __name__ == "__main__":
-    sys.exit(s.main(run, sys.argv[1:]))
+    sys.exit(malaria.main(run, sys.argv[1:]))

@@ -1,147 +1,280 @@
-"""How real the generated cells are, beside other DCGANs given the same cells and the same wall-clock time; resumable.
+"""How real the generated cells are, beside other DCGANs in the same wall-clock time; resumable.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/generators.py --data_path DIR --out results/generators.jsonl        every model, 20 minutes, seed 0
-    python benchmarks/generators.py --data_path DIR --models script --seeds 0 1 2 --minutes 5
-    python benchmarks/generators.py --data_path DIR --weights saved_models/gan.pt         only measure, three draws of noise
-    python benchmarks/generators.py --out results/generators.jsonl --summary              only the table of what is done
-    python benchmarks/generators.py --smoke                                               every model, a few seconds each
+    python -m benchmarks.generators --data_path DIR         every model, 20 minutes, seed 0
+    python -m benchmarks.generators --data_path DIR --models script --seeds 0 1 2 --minutes 5
+    python -m benchmarks.generators --data_path DIR --weights saved_models/gan.pt
+                                                            only measure, three draws of noise
+    python -m benchmarks.generators --summary               the table of what is done
+    python -m benchmarks.generators --smoke                 every model, two seconds each
 
 script       the script's --task gan with its defaults
 assignment   the same networks with --recipe assignment
-tutorial     the DCGAN of the paper's size (512 channels at 4x4) as tutorials train it: ImageFolder, DataLoader, Adam 2e-4
+tutorial     the DCGAN of the paper's size (512 channels at 4x4) as tutorials train it:
+             ImageFolder, DataLoader, Adam 2e-4
 torchgan     torchgan 0.1.0's own DCGAN of that size and its Trainer's step
 
-Time is training only, measuring left out. Measured are 500 cells of the last weights (the script's: averaged), from the
-same seed, in pooled features of EfficientNet-Lite0 (ImageNet, 112x112, not Inception): kid_train and kid_unseen, mean of 50
-subsets of 100, to the training cells and to those of the val and test fields together; frechet to the training cells;
-precision and recall. The floor is the same for real cells: one half of the training cells to the other in kid_train (they
-share fields, so it is low), training cells to unseen ones in the rest.
+Time is training only. Measured are 500 cells of the last weights (the script's: averaged), from
+the same seed, in pooled features of EfficientNet-Lite0 (ImageNet, 112x112, not Inception):
+kid_train and kid_unseen, mean of 50 subsets of 100, to the training cells and to those of the val
+and test fields together; frechet to the training cells; precision and recall. The floor is the
+same for real cells: one half of the training cells to the other in kid_train (they share fields,
+so it is low), training cells to unseen ones in the rest.
 """
-import argparse
+
 import contextlib
 import io
 import itertools
 import json
-import os
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
+from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import rollNumber_05 as s  # noqa: E402
-from peers import ScriptLoop, TorchganLoop, TutorialLoop, append_run, read_runs, write_png_folder  # noqa: E402
+import rollNumber_05 as malaria
+from benchmarks.peers import ScriptLoop, TorchganLoop, TutorialLoop, write_png_folder
+from benchmarks.runs import (
+    append_run,
+    finished_runs,
+    hardware,
+    hardware_line,
+    make_parser,
+    mean_and_range,
+    output,
+    paragraph,
+    read_runs,
+    text_of,
+)
+from extras.quality import Quality, kernel_distance, share_within
 
-MODELS = ("script", "assignment", "tutorial", "torchgan")
-COLUMNS = ("kid_train", "kid_unseen", "frechet", "precision", "recall")
+MEASURES = ("kid_train", "kid_unseen", "frechet", "precision", "recall")
+PAPER_WIDTH = 512  # channels at 4x4 (Radford et al. 2016, fig. 1)
 
 
-def make_loop(model, seed, data, folder, flags):
-    """An untrained model as an object with run(steps) and its generator g."""
-    torch.manual_seed(seed)
-    given = {"data_path": flags.data_path, "task": "gan", "seed": seed, "device": flags.device}
-    if model in ("script", "assignment"):
-        return ScriptLoop("gan", s.Config(**s.RECIPES["best" if model == "script" else model], **given), data)
-    config = s.Config(**given, g_width=512, d_width=512)
-    if model == "tutorial":
-        return TutorialLoop("gan", config, folder, data.device, len(data.classes))
+class GivenFeatures(nn.Identity):
+    """For torchmetrics a network whose features are what it is given."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.num_features = num_features
+
+
+def frechet_distance(features, others):
+    """Frechet distance of feature sets (N, F), more for fewer cells (Heusel et al. 2017, eq. 6)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    distance = FrechetInceptionDistance(GivenFeatures(features.shape[1]))
+    distance.update(features, real=True)
+    distance.update(others, real=False)
+    return distance.compute().item()
+
+
+class Measurement:
+    """What generators are measured against: features of the training and of the unseen cells."""
+
+    def __init__(self, data):
+        self.quality = Quality(data)
+        self.train = self.quality.real["train"]
+        self.unseen = self.quality.features(data.split("val", "test").uint8())
+
+    def measure(self, generator, seed):
+        """The MEASURES of a generator."""
+        noise = malaria.latents(malaria.GENERATED, generator, seed + 1)
+        fake = self.quality.features(malaria.sample(generator, noise))
+        return {
+            "kid_train": kernel_distance(self.train, fake),
+            "kid_unseen": kernel_distance(self.unseen, fake),
+            "frechet": frechet_distance(self.train, fake),
+            "precision": share_within(self.train, fake),
+            "recall": share_within(fake, self.train),
+        }
+
+    def floor(self):
+        """The MEASURES of real cells."""
+        return {
+            "kid_train": kernel_distance(self.train[::2], self.train[1::2]),
+            "kid_unseen": kernel_distance(self.train, self.unseen),
+            "frechet": frechet_distance(self.train, self.unseen),
+            "precision": share_within(self.train, self.unseen),
+            "recall": share_within(self.unseen, self.train),
+        }
+
+    def about(self):
+        """What every record has: the floor and the numbers of cells."""
+        numbers = {
+            "train": len(self.train),
+            "unseen": len(self.unseen),
+            "generated": malaria.GENERATED,
+        }
+        return {
+            "floor": self.floor(),
+            "n": numbers,
+            "threads": torch.get_num_threads(),
+            "hardware": hardware(self.quality.device),
+        }
+
+
+def script_loop(given, data, folder):
+    """The script with its defaults."""
+    return ScriptLoop("gan", malaria.Config(**given), data)
+
+
+def assignment_loop(given, data, folder):
+    """The script with the assignment's recipe."""
+    config = malaria.Config(**malaria.RECIPES["assignment"], **given)
+    return ScriptLoop("gan", config, data)
+
+
+def tutorial_loop(given, data, folder):
+    """The tutorials' way of training networks of the paper's size."""
+    config = malaria.Config(**given, g_width=PAPER_WIDTH, d_width=PAPER_WIDTH)
+    return TutorialLoop("gan", config, folder, len(data.classes), data.device)
+
+
+def torchgan_loop(given, data, folder):
+    """Torchgan's way of training its networks of that size."""
+    config = malaria.Config(**given, g_width=PAPER_WIDTH, d_width=PAPER_WIDTH)
     return TorchganLoop(config, folder, data.device)
 
 
-def measure(generator, quality, unseen, seed):
-    """The COLUMNS of a generator."""
-    noise = s.latents(quality.GENERATED, generator, seed + 1) if hasattr(generator, "num_classes") else torch.randn(
-        quality.GENERATED, 100, generator=torch.Generator().manual_seed(seed + 1))
-    fake, real = quality.features(s.sample(generator, noise)), quality.real["train"]
-    return {"kid_train": quality.kid(real, fake), "kid_unseen": quality.kid(unseen, fake), "frechet": quality.frechet(real, fake),
-            "precision": s.share_within(real, fake), "recall": s.share_within(fake, real)}
+# {name: (flags given, data, folder of the training cells as files) -> an untrained Loop}
+MODELS = {
+    "script": script_loop,
+    "assignment": assignment_loop,
+    "tutorial": tutorial_loop,
+    "torchgan": torchgan_loop,
+}
 
 
 def train(loop, seconds):
-    """Train for so many seconds; returns steps, seconds that it took."""
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        if isinstance(loop, ScriptLoop):
-            loop.trainer.set_rates(min((time.perf_counter() - start) / seconds, 0.999))
+    """Train for so many seconds; returns the steps and seconds that it took."""
+    steps_a_turn = 50 if seconds > 60 else 1
+    steps = 0
+    start = time.perf_counter()
+    spent = 0.0
+    while spent < seconds:
+        loop.set_rates(spent / seconds)
         with contextlib.redirect_stdout(io.StringIO()):
-            loop.run(50 if seconds > 60 else 1)
-        steps += 50 if seconds > 60 else 1
-    return steps, time.perf_counter() - start
+            loop.run(steps_a_turn)
+        steps += steps_a_turn
+        spent = time.perf_counter() - start
+    return steps, spent
 
 
-def floor_of(quality, unseen):
-    """The COLUMNS of real cells."""
-    real = quality.real["train"]
-    return {"kid_train": quality.kid(real[::2], real[1::2]), "kid_unseen": quality.kid(real, unseen),
-            "frechet": quality.frechet(real, unseen),
-            "precision": s.share_within(real, unseen), "recall": s.share_within(unseen, real)}
+def measure_weights(flags, out, data):
+    """Add a line to --out for each of three draws of noise of the generator in --weights."""
+    checkpoint = malaria.load_checkpoint(flags.weights, device=data.device)
+    measurement = Measurement(data)
+    about = measurement.about()
+    for seed in (1, 2, 3):
+        record = {
+            "model": str(flags.weights),
+            "seed": seed,
+            "minutes": 0,
+            "steps": checkpoint.state["step"],
+            **measurement.measure(checkpoint.generator, seed),
+            **about,
+        }
+        append_run(out, record)
 
 
-def run_all(flags, folder):
-    """Do what is not done yet, a line of --out each; with --weights only measure those, with three seeds of noise."""
-    data = s.load_data(s.Config(data_path=flags.data_path, results_dir=str(flags.out.parent)), s.pick_device(flags.device))
-    quality, others = s.Quality(data), data.split("val", "test")
-    unseen = quality.features(others.uint8(range(len(others))))
-    n = {"train": len(quality.real["train"]), "unseen": len(unseen), "generated": quality.GENERATED}
-    shared = {"floor": floor_of(quality, unseen), "n": n, "threads": torch.get_num_threads()}
-    if flags.weights:
-        generator, _, state = s.load_networks(flags.weights, device=data.device)
-        for seed in (1, 2, 3):
-            found = measure(generator, quality, unseen, seed)
-            append_run(flags.out, {"model": str(flags.weights), "seed": seed, "minutes": 0, "steps": state["step"],
-                                   **found, **shared})
-        return
-    write_png_folder(data, folder)
-    for seed, model in itertools.product(flags.seeds, flags.models):
-        key = {"model": model, "seed": seed, "minutes": flags.minutes, "cells": n["train"]}
-        if any(all(line.get(k) == v for k, v in key.items()) for line in read_runs(flags.out)):
-            continue
-        loop = make_loop(model, seed, data, folder, flags)
-        steps, seconds = train(loop, flags.minutes * 60)
-        record = {**key, "steps": steps, "seconds": round(seconds, 1), **measure(loop.g, quality, unseen, seed), **shared,
-                  "generator_parameters": sum(p.numel() for p in loop.g.parameters())}
-        images = s.sample(loop.g, torch.randn(64, 100, generator=torch.Generator().manual_seed(seed)))
-        s.write_image(flags.out.with_name(f"{flags.out.stem}_{model}_{seed}.png"), s.tile(images))
-        append_run(flags.out, record)
-        print(json.dumps(record), flush=True)
+def run_all(flags, out, data):
+    """Train and measure what --out lacks, a line each."""
+    measurement = Measurement(data)
+    about = measurement.about()
+    earlier = read_runs(out)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "png")
+        write_png_folder(data, files)
+        for seed, model in itertools.product(flags.seeds, flags.models):
+            identity = {
+                "model": model,
+                "seed": seed,
+                "minutes": flags.minutes,
+                "cells": about["n"]["train"],
+            }
+            if any(identity.items() <= run.items() for run in earlier):
+                continue
+            torch.manual_seed(seed)
+            given = {"task": "gan", "seed": seed, "device": flags.device}
+            loop = MODELS[model](given, data, files)
+            numbers = train_and_measure(loop, flags.minutes, measurement, seed)
+            images = malaria.sample(loop.generator, malaria.latents(64, loop.generator, seed))
+            picture = out.with_name(f"{out.stem}_{model}_{seed}.png")
+            malaria.write_image(picture, malaria.grid(images))
+            record = identity | numbers | about
+            append_run(out, record)
+            print(json.dumps(record), flush=True)
 
 
-def summary(lines):
-    """The table of all finished runs, their floor last."""
-    rows = [["model", "seed", "minutes", "steps", *COLUMNS]]
-    for line in lines:
-        rows.append([line["model"], line["seed"], round(line["minutes"], 2), line["steps"], *(f"{line[c]:.3f}" for c in COLUMNS)])
-    if lines:
-        rows.append(["floor", "", "", "", *(f"{lines[-1]['floor'][c]:.3f}" for c in COLUMNS)])
-    return s.text_table(rows)
+def train_and_measure(loop, minutes, measurement, seed):
+    """Train a Loop for so long; what it took and the MEASURES of its generator, as a dict."""
+    steps, seconds = train(loop, minutes * 60)
+    parameters = sum(weights.numel() for weights in loop.generator.parameters())
+    return {
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        **measurement.measure(loop.generator, seed),
+        "generator_parameters": parameters,
+    }
+
+
+def measure_table(runs):
+    """A row for each model: its measures, mean and range over the seeds; the floor last."""
+    by_model = runs.groupby("model", sort=False)
+    table = by_model[list(MEASURES)].agg(mean_and_range, digits=2)
+    table.insert(0, "seeds", by_model["seed"].nunique())
+    table.insert(1, "minutes", by_model["minutes"].first().round(2))
+    table.insert(2, "steps", by_model["steps"].first())
+    floor = pd.DataFrame(runs["floor"].tolist(), index=runs["model"]).tail(1)
+    floor = floor.apply(mean_and_range, digits=2).to_frame("floor").T
+    return pd.concat([table.astype(object), floor])
+
+
+def summary(path):
+    """The table of a file of runs as text."""
+    runs = finished_runs(path)
+    numbers = runs["n"].iloc[-1]
+    parts = [
+        paragraph(
+            f"{numbers['generated']} generated cells against {numbers['train']} training and "
+            f"{numbers['unseen']} unseen real ones, in features of EfficientNet-Lite0: mean "
+            "(lowest-highest) over the seeds, which of weights in a file (0 minutes of training "
+            "here) are those of the noise; the floor is of real cells."
+        ),
+        hardware_line(runs, "model"),
+        text_of(measure_table(runs)),
+    ]
+    return "\n".join(parts)
 
 
 def run(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default="", help="default: the demo set")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--weights", type=Path, help="a gan's checkpoint that is measured; nothing is trained")
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", type=Path, default=Path("results/generators.jsonl"))
-    parser.add_argument("--summary", action="store_true", help="only print the table of --out")
-    parser.add_argument("--smoke", action="store_true", help="two seconds a model")
+    """Do what a command line says."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    add("--seeds", nargs="+", type=int, default=[0])
+    add("--weights", type=Path, help="a checkpoint that is measured; nothing is trained")
+    add("--minutes", type=float, default=20, help="of training each model")
     flags = parser.parse_args(arguments)
-    flags.data_path = flags.data_path and os.path.abspath(flags.data_path)
     warnings.filterwarnings("ignore", module="torchmetrics")
-    with tempfile.TemporaryDirectory() as folder:
+    with output(flags, "generators.jsonl") as out:
         if flags.smoke:
-            flags.minutes, flags.out = 2 / 60, Path(folder, "generators.jsonl")
+            flags.minutes = 2 / 60
         if not flags.summary:
-            run_all(flags, Path(folder, "png"))
-        print(summary(read_runs(flags.out)))
+            config = malaria.Config(data_path=flags.data_path, results_dir=str(out.parent))
+            data = malaria.load_data(config, malaria.pick_device(flags.device))
+            if flags.weights:
+                measure_weights(flags, out, data)
+            else:
+                run_all(flags, out, data)
+        print(summary(out))
 
 
 if __name__ == "__main__":
-    sys.exit(s.main(run, sys.argv[1:]))
+    sys.exit(malaria.main(run, sys.argv[1:]))

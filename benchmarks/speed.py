@@ -1,297 +1,188 @@
-"""How fast the script is, beside the tutorial way of doing the same, in one run; pairs interleaved, medians and ratios.
+"""How fast the script is, beside the tutorials' way of doing the same, in one run.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/speed.py                  all sections on the demo set, about 20 minutes on two cores
-    python benchmarks/speed.py --smoke          a few steps of each, to see that it works
-    python benchmarks/speed.py --only train flops start answer epoch --data_path DIR --out speed.json
+    python -m benchmarks.speed                  all on the demo set, some 20 minutes on two cores
+    python -m benchmarks.speed --only train answer --data_path DIR --out speed.json
+    python -m benchmarks.speed --summary        the tables of what is done
+    python -m benchmarks.speed --smoke          a few steps of each, to see that it works
 
-train   images/s of --task gan and --task mtd against the tutorial loop with equal networks and batch: an ImageFolder of PNG
-        crops, a DataLoader with 2 workers and transforms, plain Adam, a printed line each step; and against the step of
-        torchgan 0.1.0. For the assignment's networks (128 channels at 4x4) on the stages alone, where the tutorial starts
-        its workers anew every few steps, and with red blood cells, where it hardly ever does; for the paper's (512).
-        "script" is what --task runs: with augmentation, averaged weights and G's filter, and an mtd's game is played with half as
-        many cells; "equal work" is without these three, and with whole batches
-flops   achieved rate of a step, counted with torch.utils.flop_counter, over the fp32 matrix-product rate measured beside it,
-        and the time of each layer
-start   seconds from command to the end of the first step, cold and warm cache, and peak memory, for 1, 4, 16 times the cells
+train   images/s of --task gan and --task mtd against the tutorials' loop with equal networks and
+        batch: an ImageFolder of PNG crops, a DataLoader with two workers and transforms, plain
+        Adam, a printed line each step; and against the step of torchgan 0.1.0. For the
+        assignment's networks (128 channels at 4x4) on the stages alone, where the tutorials' loop
+        starts its workers anew every few steps, and with red blood cells, where it hardly ever
+        does; for the paper's networks (512). "script" is what --task runs; "equal work" is without
+        augmentation, averaged weights and G's filter, and, in an mtd, with whole batches for real
+        against fake, of which the script takes half
+flops   share of the fp32 matrix-product rate, measured beside it, that a step achieves, its FLOPs
+        counted with torch.utils.flop_counter; and the time of each layer
+start   seconds from command to the end of the first step, cold and warm cache, and peak memory,
+        for 1, 4 and 16 times the cells
 answer  test.py on one image, from command to answer, over python -c "import torch"
-epoch   what pictures (drawing the 500 measured cells too), metrics of these, validation and checkpoints take of a run of 40
-        epochs; of the mtd with the game at every step, and seldom, at every sixteenth, as on a DCGAN
+epoch   what pictures, metrics of generated cells, validation and checkpoints take of a run of 40
+        epochs: of the gan, of the mtd, and of the mtd that tells real from fake at every sixteenth
+        step only (mtd_seldom), as on a DCGAN
+
+Loops that are compared take turns; numbers are medians over rounds, ratios medians of ratios.
 """
-import argparse
-import contextlib
-import importlib
-import dataclasses
-import io
-import itertools
+
 import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import rollNumber_05 as s  # noqa: E402
-from extras import demo_set  # noqa: E402
-from peers import ScriptLoop, TorchganLoop, TutorialLoop, write_png_folder  # noqa: E402
-
-NETWORKS = {"the assignment's": 128, "the paper's": 512}
+import rollNumber_05 as malaria
+from benchmarks import speed_commands, speed_training
+from benchmarks.runs import ROOT, hardware, make_parser, output, text_of
 
 
-def config_for(width, folder, flags, classes="auto"):
-    """The config of a run of the GAN with networks of a width."""
-    return s.Config(data_path=flags.data_path, task="gan", classes=classes, g_width=width, d_width=width,
-                    results_dir=str(folder), device=flags.device)
+class Section(NamedTuple):
+    """A part of the measurements.
+
+    measure: (folder to work in, flags) -> results; about: what they are, a sentence;
+    describe: results -> tables as text.
+    """
+
+    measure: Callable
+    about: str
+    describe: Callable
 
 
-def interleaved(loops, rounds, steps, device):
-    """{name: seconds of every round of loop.run(steps)}, the loops in turn; the first round warms up and does not count."""
-    seconds = {name: [] for name in loops}
-    for r in range(rounds + 1):
-        for name, loop in loops.items():
-            start = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()):
-                loop.run(steps)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if r:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def rows_of(results):
+    """{row: {column: value}} as a DataFrame."""
+    return pd.DataFrame.from_dict(results, orient="index")
 
 
-def bench_train(folder, flags):
-    """Section train."""
-    device, out, few, many = s.pick_device(flags.device), {}, "auto", ",".join(demo_set.SHARES)
-    sets = [(few, "the assignment's"), (many, "the assignment's"), (many, "the paper's")]
-    for i, (classes, name) in enumerate(sets):
-        width = NETWORKS[name]
-        data, files = s.load_data(config_for(width, folder, flags, classes), device), folder / f"png{i}"
-        write_png_folder(data, files)
-        for task in ("gan", "mtd"):
-            out[f"{task}, {name} networks, {len(data.split('train'))} cells"] = train_rates(
-                task, config_for(width, folder, flags, classes), data, files, flags.smoke)
-    return out
+def describe_train(results):
+    """A row for each task, networks and cells."""
+    rows = {}
+    for case, found in results.items():
+        row = {"rounds": f"{found['rounds']} of {found['steps a round']}"}
+        for name, rates in found.items():
+            if isinstance(rates, dict):
+                row[name] = f"{rates['images_per_second']:.0f} ({rates['over_tutorial']:.2f})"
+        rows[case] = row
+    return text_of(rows_of(rows))
 
 
-def train_rates(task, config, data, files, smoke):
-    """{loop: images/s and their ratio to the tutorial's} of one task, networks and data set."""
-    plain, device = {"augment": False, "ema": 0.0, "smooth": False}, data.device
-    variants = {"script": {}, "script, equal work": plain}
-    if s.pick_precision("auto", device) != torch.float32:
-        variants["script, equal work, fp32"] = {"precision": "fp32", **plain}
-    loops = {k: ScriptLoop(task, dataclasses.replace(config, **v), data) for k, v in variants.items()}
-    loops["tutorial"] = TutorialLoop(task, config, files, device, len(data.classes))
-    if task == "gan":
-        loops["torchgan"] = TorchganLoop(config, files, device)
-    steps, rounds = (2, 1) if smoke else ((40, 7) if config.d_width == 128 else (12, 5))
-    seconds = interleaved(loops, rounds, steps, device)
-    return {"batch": config.batch_size, "rounds": rounds, "steps a round": steps, **{k: {
-        "images_per_second": steps * config.batch_size / statistics.median(v),
-        "over_tutorial": statistics.median(t / o for o, t in zip(v, seconds["tutorial"]))} for k, v in seconds.items()}}
+def describe_flops(results):
+    """A row for each precision and networks, then a table for each network's layers."""
+    rates = {case: found for case, found in results.items() if isinstance(found, dict)}
+    parts = [text_of(rows_of(rates).round(2))]
+    for case, layers in results.items():
+        if isinstance(layers, list):
+            columns = ["layer", "output", "GFLOP", "GFLOP/s", "ms"]
+            table = pd.DataFrame(layers, columns=columns).set_index("layer")
+            parts += ["", f"The {case}.", text_of(table)]
+    return "\n".join(parts)
 
 
-def matrix_rate(seconds):
-    """fp32 FLOP/s of a 2048 x 2048 matrix product, the median over `seconds`."""
-    a, b, rates, end = torch.randn(2048, 2048), torch.randn(2048, 2048), [], time.perf_counter() + seconds
-    while time.perf_counter() < end or not rates:
-        start = time.perf_counter()
-        a @ b
-        rates.append(2 * 2048 ** 3 / (time.perf_counter() - start))
-    return statistics.median(rates)
+def describe_start(results):
+    """A row for each number of cells."""
+    return text_of(rows_of(results).round(2))
 
 
-def layer_times(model, example, rounds):
-    """[(layer, its output shape, GFLOP of both passes, GFLOP/s, ms of both passes)], the layers one by one."""
-    rows, x = [], example
-    for name, layer in model.named_modules():
-        if list(layer.children()) or isinstance(layer, torch.nn.Dropout):
-            continue
-        x = x.detach().requires_grad_()
-        with FlopCounterMode(display=False) as counter:
-            layer(x).sum().backward()
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            out = layer(x)
-            out.backward(torch.ones_like(out))
-            seconds.append(time.perf_counter() - start)
-        gflop, median = counter.get_total_flops() / 1e9, statistics.median(seconds)
-        rows.append([f"{name} {type(layer).__name__}", "x".join(map(str, out.shape[1:])), round(gflop, 3),
-                     round(gflop / median, 1), round(median * 1e3, 2)])
-        x = out
-    return rows
+def describe_answer(results):
+    """One row."""
+    return text_of(rows_of({"test.py": results}).round(2))
 
 
-def bench_flops(folder, flags):
-    """Section flops."""
-    out, precisions = {}, ["fp32"] + ["auto"] * (s.pick_precision("auto", torch.device("cpu")) != torch.float32)
-    for (name, width), precision in itertools.product(NETWORKS.items(), precisions):
-        config = dataclasses.replace(config_for(width, folder, flags), precision=precision, device="cpu")
-        loop, bare = (ScriptLoop("gan", c, s.load_data(c)) for c in (
-            config, dataclasses.replace(config, augment=False, ema=0.0, smooth=False)))
-        with FlopCounterMode(display=False) as counter:
-            bare.run(1)
-        shares, rates, steps = {"as run": [], "networks alone": []}, [], 1 if flags.smoke else (20 if width == 128 else 4)
-        for _ in range(1 if flags.smoke else 7):
-            rates.append(matrix_rate(0.1 if flags.smoke else 1))
-            for kind, timed_loop in zip(shares, (loop, bare)):
-                start = time.perf_counter()
-                timed_loop.run(steps)
-                shares[kind].append(steps * counter.get_total_flops() / (time.perf_counter() - start) / rates[-1])
-        key = f"{name} networks, {'fp32' if loop.trainer.precision == torch.float32 else 'bf16'}"
-        out[key] = {"gflop_a_step": counter.get_total_flops() / 1e9, "matrix_gflops_fp32": statistics.median(rates) / 1e9,
-                    "threads": torch.get_num_threads(), **{f"share, {k}": statistics.median(v) for k, v in shares.items()}}
-    g, d = loop.trainer.nets.values()
-    for network, example in ((g, torch.randn(32, 100)), (d, torch.rand(32, 3, 64, 64).to(memory_format=torch.channels_last))):
-        out[f"layers of the paper's {type(network).__name__}, fp32: GFLOP, GFLOP/s, ms"] = layer_times(
-            network, example, 1 if flags.smoke else 15)
-    return out
+def describe_epoch(results):
+    """A row for each run."""
+    table = rows_of(results).astype({"epochs": int})
+    shares = table.columns.drop(["epochs", "seconds"])
+    table[shares] = 100 * table[shares]
+    return text_of(table.round(1))
 
 
-def timed(command, cwd):
-    """(seconds, peak memory in MB) of a process that has to succeed; memory is that of the largest process so far."""
-    start = time.perf_counter()
-    subprocess.run(command, cwd=cwd, check=True, capture_output=True)
-    seconds = time.perf_counter() - start
-    if sys.platform == "win32":
-        return seconds, float("nan")
-    import resource
-    unit = 2 ** 20 if sys.platform == "darwin" else 2 ** 10  # macOS counts bytes, Linux kilobytes
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+SECTIONS = {
+    "train": Section(
+        speed_training.measure_train,
+        "Training, images/s (over the tutorials' loop), medians of rounds of steps.",
+        describe_train,
+    ),
+    "flops": Section(
+        speed_training.measure_flops,
+        "Steps of the DCGAN: FLOPs, the fp32 matrix-product rate, and the shares of it achieved.",
+        describe_flops,
+    ),
+    "start": Section(
+        speed_commands.measure_start,
+        "From command to the end of the first step, s; imports: of torch, cv2 and tqdm alone.",
+        describe_start,
+    ),
+    "answer": Section(
+        speed_commands.measure_answer,
+        'test.py on one image, s, beside python -c "import torch", and the median of ratios.',
+        describe_answer,
+    ),
+    "epoch": Section(
+        speed_training.measure_epoch,
+        "Runs of some epochs: seconds, and what of them is not training, %.",
+        describe_epoch,
+    ),
+}
 
 
-def repeat_demo(source, target, times):
-    """The demo set `times` over, its images linked under new names."""
-    (target / "images").mkdir(parents=True)
-    fields = []
-    for k in range(times):
-        for item in json.loads((source / "annotations.json").read_text()):
-            name = f"{k:02d}_{item['image_name']}"
-            os.link(source / "images" / item["image_name"], target / "images" / name)
-            fields.append({**item, "image_name": name})
-    (target / "annotations.json").write_text(json.dumps(fields))
-    return sum(len(f["objects"]) for f in fields)
+def measure_apart(name, flags, folder):
+    """The results of a section in a process of its own, which inherits no memory or threads."""
+    part = Path(folder, f"{name}.json")
+    command = [sys.executable, "-m", "benchmarks.speed", "--only", name, "--out", str(part)]
+    command += ["--data_path", flags.data_path, "--device", flags.device]
+    if flags.smoke:
+        command.append("--smoke")
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code:
+        raise RuntimeError(f"--only {name} ended with exit code {code}")
+    return json.loads(part.read_text())
 
 
-FIRST_STEP = """
-import os, sys
-sys.path.insert(0, {root!r})
-import rollNumber_05 as s
-update = s.Trainer.update
-def once(*arguments):
-    update(*arguments)[0].item()
-    os._exit(0)
-s.Trainer.update = once
-s.main(s.run, sys.argv[1:])
-"""
+def measure(flags):
+    """{"hardware": text, section: results} of the sections of a command line."""
+    results = {"hardware": hardware(malaria.pick_device(flags.device))}
+    with tempfile.TemporaryDirectory() as folder:
+        if len(flags.only) == 1:
+            name = flags.only[0]
+            results[name] = SECTIONS[name].measure(Path(folder), flags)
+            return results
+        for name in flags.only:
+            results |= measure_apart(name, flags, folder)
+    return results
 
 
-def bench_start(folder, flags):
-    """Section start."""
-    demo, out, repeats = s.demo_set(folder / "demo_data"), {}, 1 if flags.smoke else 5
-    python, imports = [sys.executable, "-c"], "import torch, cv2, tqdm"
-    bare = statistics.median(timed([*python, imports], folder)[0] for _ in range(repeats))
-    for times in (1,) if flags.smoke else (1, 4, 16):
-        cells = repeat_demo(demo, folder / f"demo_{times}", times)
-        command = [*python, FIRST_STEP.format(root=str(ROOT)), "--task", "gan", "--data_path", f"demo_{times}", "--classes",
-                   ",".join(demo_set.SHARES)]
-        (cold, memory), warm = timed(command, folder), [timed(command, folder)[0] for _ in range(repeats)]
-        out[f"{cells} cells"] = {"cold_s": cold, "warm_s": statistics.median(warm), "imports_s": bare,
-                                 "warm_beyond_imports_s": statistics.median(warm) - bare, "peak_mb": memory,
-                                 "cache_mb": cells * 64 * 64 * 3 / 2 ** 20}
-    return out
+def describe(results):
+    """All tables of results as text."""
+    parts = [f"Hardware: {results['hardware']}."]
+    for name, section in SECTIONS.items():
+        if name in results:
+            parts += ["", section.about, section.describe(results[name])]
+    return "\n".join(parts)
 
 
-def bench_answer(folder, flags):
-    """Section answer."""
-    image = s.demo_set(folder / "demo_data") / "images/demo_000.png"
-    test = [sys.executable, str(ROOT / "test.py"), "--model", "mtd", "--weights", str(ROOT / "saved_models/mtd.pt")]
-    bare = [sys.executable, "-c", "import torch"]
-    pairs = [(timed([*test, "--image", str(image)], folder)[0], timed(bare, folder)[0]) for _ in range(1 if flags.smoke else 9)]
-    return {"test_s": statistics.median(a for a, _ in pairs), "import_torch_s": statistics.median(b for _, b in pairs),
-            "ratio": statistics.median(a / b for a, b in pairs)}
-
-
-@contextlib.contextmanager
-def watched(names):
-    """{name: seconds so far} of some functions of the script, by their own time and all they call."""
-    spent, kept = dict.fromkeys(names, 0.0), {}
-
-    def timed_call(name, function):
-        def call(*arguments, **keywords):
-            start = time.perf_counter()
-            try:
-                return function(*arguments, **keywords)
-            finally:
-                spent[name] += time.perf_counter() - start
-        return call
-
-    for name in names:
-        owner, attribute = (s.Quality, "of") if name == "Quality.of" else (s, name)
-        kept[name] = (owner, attribute, getattr(owner, attribute))
-        setattr(owner, attribute, timed_call(name, getattr(owner, attribute)))
-    try:
-        yield spent
-    finally:
-        for owner, attribute, function in kept.values():
-            setattr(owner, attribute, function)
-
-
-def bench_epoch(folder, flags):
-    """Section epoch."""
-    importlib.import_module("torchmetrics.image.kid")  # takes seconds, once a process
-    out, names = {}, {"plot_training": "pictures", "sample": "pictures", "tile": "pictures", "write_image": "pictures",
-                      "Quality.of": "metrics", "evaluate": "validation", "write_checkpoint": "checkpoints"}
-    for case in ("gan", "mtd", "mtd_seldom"):
-        task, game_every, small = case[:3], 16 if case == "mtd_seldom" else 0, dict(epochs=1, min_steps=2, measure_every=1)
-        config = s.Config(data_path=flags.data_path, task=task, game_every=game_every, results_dir=str(folder),
-                          device=flags.device, **(small if flags.smoke else dict(epochs=40)))
-        data = s.load_data(config, s.pick_device(flags.device))
-        with watched([*names, "finish_epoch"]) as spent:
-            start = time.perf_counter()
-            s.train(task, config, data)
-            total = time.perf_counter() - start
-        shares = dict.fromkeys(names.values(), 0.0)
-        for name, kind in names.items():
-            shares[kind] += spent[name] / total
-        out[case] = {"epochs": config.epochs, "seconds": total, "all beside training": spent["finish_epoch"] / total, **shares}
-    return out
-
-
-SECTIONS = {"train": bench_train, "flops": bench_flops, "start": bench_start, "answer": bench_answer, "epoch": bench_epoch}
+def summary(path):
+    """The tables of a file of results as text. Raises UsageError if there is none."""
+    if not path.exists():
+        raise malaria.UsageError(f"--out {path}: no such file; a run without --summary writes it")
+    return describe(json.loads(path.read_text()))
 
 
 def run(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Do what a command line says."""
+    parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--data_path", default="", help="default: the demo set")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="for train and epoch")
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--out", help="write the numbers as JSON to this file as well")
     flags = parser.parse_args(arguments)
-    flags.data_path, results = flags.data_path and os.path.abspath(flags.data_path), {}
-    with tempfile.TemporaryDirectory() as folder:
-        if len(flags.only) == 1:
-            results = {flags.only[0]: SECTIONS[flags.only[0]](Path(folder), flags)}
-            print(json.dumps(results, indent=1), flush=True)
-        else:  # each section in a process of its own, so that none inherits another's memory or threads
-            for name in flags.only:
-                part = Path(folder, f"{name}.json")
-                command = [sys.executable, __file__, "--only", name, "--data_path", flags.data_path, "--device", flags.device,
-                           "--out", str(part)]
-                if code := subprocess.run(command + ["--smoke"] * flags.smoke).returncode:
-                    raise RuntimeError(f"--only {name} ended with exit code {code}")
-                results |= json.loads(part.read_text())
-    if flags.out:
-        Path(flags.out).write_text(json.dumps(results, indent=1) + "\n")
+    with output(flags, "speed.json") as out:
+        if not flags.summary:
+            results = measure(flags)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(results, indent=1) + "\n")
+        print(summary(out))
 
 
 if __name__ == "__main__":
-    sys.exit(s.main(run, sys.argv[1:]))
+    sys.exit(malaria.main(run, sys.argv[1:]))

@@ -1,138 +1,233 @@
-"""What batch size, length, optimiser, learning rate and loss do to the GAN: one change at a time, at about equal images seen.
+"""What batch size, length, optimiser, learning rate and loss do to the GAN: one change at a time.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/sweep.py --data_path DIR                     every setting, two seeds, 32,000 images a run; resumable
-    python benchmarks/sweep.py --data_path DIR --seeds 0 --images 16000 --settings default "batch 64"
-    python benchmarks/sweep.py --summary                           only the table and the picture of what is done
-    python benchmarks/sweep.py --smoke
+    python -m benchmarks.sweep --data_path DIR              every setting, two seeds; resumable
+    python -m benchmarks.sweep --data_path DIR --seeds 0 --settings default "batch 64"
+    python -m benchmarks.sweep --summary                    the table and picture of what is done
+    python -m benchmarks.sweep --smoke                      three settings, 20 steps each
 
-Everything not named is the script's default; "epochs" alone change how many images are seen (the learning rates fall over
-the last epochs, so a longer run is not a shorter one continued). "with the head" is the MTD, from random weights: it plays
-real against fake with half as many cells a step. Left in --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells
-of the averaged weights after every quarter, losses in 200 means), a strip of samples from the same noise for each run, sweep.png
-and the table.
+A run sees 32,000 images; "epochs" alone change that (the learning rates fall over the last ones,
+so that a longer run is not a shorter one continued). Everything not named is the script's default.
+"with the head" is the MTD from random weights, whose real against fake has half as many cells a
+step. Left in the folder --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells of
+the averaged weights after every quarter, losses in 200 means), a strip of samples from the same
+noise for each run, sweep.png and the table.
 """
-import argparse
+
+import dataclasses
 import itertools
 import re
-import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import rollNumber_05 as s  # noqa: E402
-from peers import append_run, read_runs  # noqa: E402
+import rollNumber_05 as malaria
+from benchmarks.runs import (
+    append_run,
+    finished_runs,
+    hardware,
+    hardware_line,
+    make_parser,
+    mean_and_range,
+    output,
+    paragraph,
+    read_runs,
+    text_of,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A change of the script's defaults.
+
+    flags: those of the script that differ; length, rates: factors of images seen and of both
+    learning rates.
+    """
+
+    flags: dict = dataclasses.field(default_factory=dict)
+    length: float = 1.0
+    rates: float = 1.0
+
 
 SETTINGS = {
-    "default": {},
-    "batch 16": {"batch_size": 16}, "batch 64": {"batch_size": 64}, "batch 128": {"batch_size": 128},
-    "epochs x 1/2": {"epochs": 0.5}, "epochs x 2": {"epochs": 2},
-    "RMSprop": {"optimizer": "rmsprop"}, "SGD": {"optimizer": "sgd"}, "SGD, rates x 20": {"optimizer": "sgd", "rates": 20},
-    "rates x 1/4": {"rates": 0.25}, "rates x 2": {"rates": 2}, "least squares": {"loss": "lsgan"}, "no filter": {"smooth": False},
-    "assignment's recipe": {"recipe": "assignment"},
-    "with the head": {"task": "mtd"}, "with the head, epochs x 2": {"task": "mtd", "epochs": 2}}
-PARTS = 20  # a run is cut into so many parts, after each of which its learning rates are set
+    "default": Setting(),
+    "batch 16": Setting({"batch_size": 16}),
+    "batch 64": Setting({"batch_size": 64}),
+    "batch 128": Setting({"batch_size": 128}),
+    "epochs x 1/2": Setting(length=0.5),
+    "epochs x 2": Setting(length=2),
+    "RMSprop": Setting({"optimizer": "rmsprop"}),
+    "SGD": Setting({"optimizer": "sgd"}),
+    "SGD, rates x 20": Setting({"optimizer": "sgd"}, rates=20),
+    "rates x 1/4": Setting(rates=0.25),
+    "rates x 2": Setting(rates=2),
+    "least squares": Setting({"loss": "lsgan"}),
+    "no filter": Setting({"smooth": False}),
+    "assignment's recipe": Setting({"recipe": "assignment"}),
+    "with the head": Setting({"task": "mtd"}),
+    "with the head, epochs x 2": Setting({"task": "mtd"}, length=2),
+}
+PARTS = 20  # of a run, before each of which its learning rates are set
+QUARTER = PARTS // 4  # after which the generated cells are measured
+MEANS = 200  # numbers that are left of a run's loss
+MEASURES = ("kid_train", "kid_val", "precision", "recall")
+LOSSES = {"loss_g": "J(G)", "loss_d": "J(D)"}
 
 
-def settings_of(change, seed, flags):
-    """(Config, images to see) of one run."""
-    change = dict(change)
-    images, rates = flags.images * change.pop("epochs", 1), change.pop("rates", 1)
-    recipe = s.RECIPES[change.get("recipe", "best")]
-    given = {"task": "gan", **recipe, **change, "data_path": flags.data_path, "seed": seed, "device": flags.device,
-             "results_dir": str(flags.out)}
-    config = s.Config(**given)
-    return s.Config(**{**given, "lr_g": config.lr_g * rates, "lr_d": config.lr_d * rates}), int(images)
+def config_of(setting, seed, flags, out):
+    """The Config of a run."""
+    recipe = malaria.RECIPES[setting.flags.get("recipe", "best")]
+    given = {
+        "task": "gan",
+        **recipe,
+        **setting.flags,
+        "data_path": flags.data_path,
+        "seed": seed,
+        "device": flags.device,
+        "results_dir": str(out),
+    }
+    config = malaria.Config(**given)
+    return dataclasses.replace(
+        config, lr_g=config.lr_g * setting.rates, lr_d=config.lr_d * setting.rates
+    )
 
 
-def train(config, images, data, quality, bar):
-    """One run: its numbers as a record for runs.jsonl, and the averaged generator."""
-    trainer, cells, history, seconds = s.Trainer(config.task, config, data.classes, data.device), data.split("train"), [], 0
-    generator, steps = trainer.averages["generator"], max(1, images // config.batch_size // PARTS)
-    for part in range(1, PARTS + 1):
+def train(config, images, data, bar):
+    """One run of so many images: its numbers as a dict, and the averaged generator."""
+    trainer = malaria.Trainer(config.task, config, data.classes, data.device)
+    generator = trainer.averages["generator"].module
+    cells = data.split("train")
+    steps = max(1, images // config.batch_size // PARTS)
+    seconds = 0.0
+    history = []
+    for part in range(PARTS):
         start = time.perf_counter()
-        trainer.set_rates((part - 1) / PARTS)
+        trainer.set_rates(part / PARTS)
         trainer.train_epoch(cells, steps, bar)
         seconds += time.perf_counter() - start
-        if part % (PARTS // 4) == 0:
-            history.append({"images": trainer.step * config.batch_size, **quality.of(generator, config.seed + 1)})
-    losses = {k: [part.mean().item() for part in np.array_split(trainer.traces[:, s.TRACES.index(k)].numpy(), 200) if len(part)]
-              for k in ("loss_g", "loss_d")}
-    return {"batch_size": config.batch_size, "steps": trainer.step, "seconds": round(seconds, 1), **history[-1],
-            "history": history, **losses}, generator
+        if (part + 1) % QUARTER == 0:
+            measured = malaria.measure_quality(generator, data, config.seed + 1)
+            history.append({"images": trainer.step * config.batch_size, **measured})
+    numbers = {
+        "batch_size": config.batch_size,
+        "steps": trainer.step,
+        "seconds": round(seconds, 1),
+        **history[-1],
+        "history": history,
+    }
+    for name in LOSSES:
+        trace = trainer.traces[:, malaria.StepLosses._fields.index(name)].numpy()
+        numbers[name] = means_of(trace)
+    return numbers, generator
+
+
+def means_of(trace):
+    """A loss of every step in MEANS means, or as it is if there are fewer."""
+    parts = np.array_split(trace, min(MEANS, len(trace)))
+    return [part.mean().item() for part in parts]
 
 
 def strip_file(folder, setting, seed):
     """Where the samples of a run are."""
-    return folder / f"{re.sub(r'[^0-9A-Za-z]+', '_', setting)}_{seed}.png"
+    name = re.sub(r"[^0-9A-Za-z]+", "_", setting)
+    return folder / f"{name}_{seed}.png"
 
 
-def run_all(flags):
-    """Do what --out lacks; a loss that is not finite is a result too, and noted as one."""
-    data = s.load_data(s.Config(data_path=flags.data_path, results_dir=str(flags.out)), s.pick_device(flags.device))
-    quality, done = s.Quality(data), {(r["setting"], r["seed"]): r for r in read_runs(flags.out / "runs.jsonl")}
-    key = {"asked": flags.images, "cells": len(data.split("train"))}
-    if any(r[k] != v for r in done.values() for k, v in key.items()) or any(
-            r.get("smooth", False) != settings_of(SETTINGS[name], seed, flags)[0].smooth for (name, seed), r in done.items()):
-        raise s.UsageError(f"--out {flags.out}: has runs of other cells, settings or --images; give another --out")
-    todo = [(*settings_of(SETTINGS[name], seed, flags), name) for seed, name in itertools.product(flags.seeds, flags.settings)
-            if (name, seed) not in done]
-    with s.tqdm(total=sum(images for _, images, _ in todo), unit="img", unit_scale=True, desc="sweep", disable=None) as bar:
-        for config, images, name in todo:
-            record = {"setting": name, "seed": config.seed, **key, "smooth": config.smooth}
-            try:
-                numbers, generator = train(config, images, data, quality, bar)
-                strip = s.sample(generator, s.latents(8, generator, 0))
-                s.write_image(strip_file(flags.out, name, config.seed), s.tile(strip))
-            except RuntimeError as failure:
-                if "not finite" not in str(failure):
-                    raise
-                numbers = {"failed": str(failure)}
-            append_run(flags.out / "runs.jsonl", {**record, **numbers})
+def run_all(flags, out):
+    """Do what --out lacks. Raises UsageError if what it has is of other cells or settings."""
+    config = malaria.Config(data_path=flags.data_path, results_dir=str(out))
+    data = malaria.load_data(config, malaria.pick_device(flags.device))
+    done = {(run["setting"], run["seed"]): run for run in read_runs(out / "runs.jsonl")}
+    for seed, name in itertools.product(flags.seeds, flags.settings):
+        config = config_of(SETTINGS[name], seed, flags, out)
+        record = {
+            "setting": name,
+            "seed": seed,
+            "asked": flags.images,
+            "cells": len(data.split("train")),
+            "smooth": config.smooth,
+        }
+        earlier = done.get((name, seed))
+        if earlier is None:
+            record["hardware"] = hardware(data.device)
+            images = int(flags.images * SETTINGS[name].length)
+            record |= run_setting(config, images, data, strip_file(out, name, seed))
+            append_run(out / "runs.jsonl", record)
+        elif not record.items() <= earlier.items():
+            raise malaria.UsageError(
+                f"{out}: has a run of {name} of other cells, settings or --images; "
+                "give another --out"
+            )
 
 
-def table(runs):
+def run_setting(config, images, data, strip):
+    """The numbers of one run as a dict, its samples in the file `strip`.
+
+    A loss that is not finite is a result too, and noted as one.
+    """
+    try:
+        with malaria.tqdm(total=images, unit="img", disable=None) as bar:
+            numbers, generator = train(config, images, data, bar)
+    except RuntimeError as failure:
+        if "not finite" not in str(failure):
+            raise
+        return {"failed": str(failure)}
+    samples = malaria.sample(generator, malaria.latents(8, generator, 0))
+    malaria.write_image(strip, malaria.grid(samples))
+    return numbers
+
+
+def measured_runs(runs):
+    """The runs whose losses stayed finite."""
+    if "failed" in runs:
+        return runs[runs["failed"].isna()]
+    return runs
+
+
+def setting_table(runs):
     """A row for each setting: mean and range over its seeds."""
-    rows = [["setting", "seeds", "steps", "images", "seconds", "KID to train", "KID to val", "precision", "recall"]]
-    for name in dict.fromkeys(r["setting"] for r in runs):
-        mine = [r for r in runs if r["setting"] == name and "failed" not in r]
-        if not mine:
-            rows.append([name, 0, "a loss was not finite"])
-            continue
-        cells = []
-        for key in ("kid_train", "kid_val", "precision", "recall"):
-            values = [r[key] for r in mine if r.get(key, "") != ""]
-            cells.append(f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})" if values else "")
-        rows.append([name, len(mine), mine[0]["steps"], mine[0]["images"], round(statistics.median(r["seconds"] for r in mine)),
-                     *cells])
-    width = len(rows[0])
-    return s.text_table([row + [""] * (width - len(row)) for row in rows])
+    by_setting = runs.groupby("setting", sort=False)
+    table = pd.DataFrame(
+        {
+            "seeds": by_setting["seed"].nunique(),
+            "steps": by_setting["steps"].first(),
+            "images": by_setting["images"].first(),
+            "seconds": by_setting["seconds"].median().round().astype(int),
+        }
+    )
+    present = [name for name in MEASURES if name in runs]
+    measures = by_setting[present].agg(mean_and_range, digits=2)
+    return table.join(measures.rename(columns={"kid_train": "KID to train", "kid_val": "to val"}))
 
 
 def picture(runs, folder, path):
-    """A row for each setting with J(G), J(D), KID over images seen and samples from the same noise."""
-    names = list(dict.fromkeys(r["setting"] for r in runs if "failed" not in r))
-    figure, axes = s.pyplot().subplots(len(names), 4, figsize=(10, 0.8 * len(names) + 0.5), squeeze=False, sharex="col",
-                                       width_ratios=[1, 1, 1, 2.9])
-    limits = {key: 1.05 * max(np.quantile(r[key], 0.98) for r in runs if "failed" not in r) for key in ("loss_g", "loss_d")}
-    highest = 1.2 * np.quantile([h["kid_train"] for r in runs if "failed" not in r for h in r["history"]], 0.9)
-    for row, name in zip(axes, names):
-        mine = [r for r in runs if r["setting"] == name and "failed" not in r]
-        for r in mine:
-            for axis, key in zip(row, limits):
-                axis.plot(np.linspace(0, r["images"], len(r[key])), r[key], linewidth=0.8, label=f"seed {r['seed']}")
-                axis.set_ylim(0, limits[key])
-            row[2].plot([h["images"] for h in r["history"]], [h["kid_train"] for h in r["history"]], ".-")
-        row[3].imshow(s.read_image(strip_file(folder, name, mine[0]["seed"])))
+    """Draw a row for each setting: its losses, KID over images seen, samples of the same noise.
+
+    runs: records as read_runs returns them; folder: where their strips of samples are.
+    """
+    runs = measured_runs(pd.DataFrame(runs))
+    settings = runs.groupby("setting", sort=False)
+    figure, axes = malaria.pyplot().subplots(
+        len(settings),
+        4,
+        figsize=(10, 0.8 * len(settings) + 0.5),
+        squeeze=False,
+        sharex="col",
+        width_ratios=[1, 1, 1, 2.9],
+    )
+    for row, (name, of_setting) in zip(axes, settings, strict=True):
+        draw_curves(row, of_setting)
+        strip = strip_file(folder, name, of_setting["seed"].iloc[0])
+        row[3].imshow(malaria.read_image(strip))
         row[3].set(xticks=[], yticks=[], frame_on=False)
-        row[2].set_ylim(0, highest)
         row[0].set_ylabel(name.replace(" ", "\n", 1), rotation=0, ha="right", va="center")
-    for axis, title in zip(axes[0], ("J(G)", "J(D)", "KID to train cells", f"samples, seed {runs[0]['seed']}")):
+    for column, limit in enumerate(limits(runs)):
+        for axis in axes[:, column]:
+            axis.set_ylim(0, limit)
+    titles = [*LOSSES.values(), "KID to train cells", f"samples, seed {runs['seed'].iloc[0]}"]
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
     for axis in axes[-1, :3]:
         axis.set_xlabel("images seen")
@@ -140,32 +235,70 @@ def picture(runs, folder, path):
     figure.savefig(path, dpi=150)
 
 
+def draw_curves(axes, runs):
+    """The losses and the KID of one setting's runs, a line a seed, in three axes."""
+    for run in runs.itertuples():
+        for axis, name in zip(axes, LOSSES, strict=False):
+            losses = getattr(run, name)
+            images = np.linspace(0, run.images, len(losses))
+            axis.plot(images, losses, linewidth=0.8, label=f"seed {run.seed}")
+        history = pd.DataFrame(run.history)
+        axes[2].plot(history["images"], history["kid_train"], ".-")
+
+
+def limits(runs):
+    """The upper ends of the axes of J(G), J(D) and KID, alike for all settings."""
+    upper = []
+    for name in LOSSES:
+        highest = max(np.quantile(losses, 0.98) for losses in runs[name])
+        upper.append(1.05 * highest)
+    history = pd.DataFrame(runs["history"].explode().tolist())
+    upper.append(1.2 * history["kid_train"].quantile(0.9))
+    return upper
+
+
+def summary(folder):
+    """The table of a folder of runs as text."""
+    runs = finished_runs(folder / "runs.jsonl")
+    parts = [
+        paragraph(
+            f"Each setting trained on {runs['cells'].iloc[0]} cells; {malaria.GENERATED} generated "
+            "ones against the training and the val cells: mean (lowest-highest) over the seeds."
+        ),
+        hardware_line(runs, "setting"),
+    ]
+    measured = measured_runs(runs)
+    if not measured.empty:
+        parts.append(text_of(setting_table(measured)))
+    failed = runs.drop(measured.index)
+    if not failed.empty:
+        names = ", ".join(failed["setting"] + " (seed " + failed["seed"].astype(str) + ")")
+        parts.append(paragraph(f"A loss was not finite: {names}."))
+    return "\n".join(parts)
+
+
 def run(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default="", help="default: the demo set")
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--images", type=int, default=32_000, help="that a run sees")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", type=Path, default=Path("results/sweep"))
-    parser.add_argument("--summary", action="store_true", help="only the table and picture of what is in --out")
-    parser.add_argument("--smoke", action="store_true", help="three settings, one seed, 20 steps each")
+    """Do what a command line says."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    add("--seeds", nargs="+", type=int, default=[0, 1])
+    add("--images", type=int, default=32_000, help="that a run sees")
     flags = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with output(flags, "sweep") as out:
         if flags.smoke:
-            flags.out, flags.seeds, flags.images = Path(folder), [0], 640
+            flags.seeds = [0]
+            flags.images = 640
             flags.settings = ["default", "batch 16", "SGD"]
-        flags.out.mkdir(parents=True, exist_ok=True)
         if not flags.summary:
-            run_all(flags)
-        if not (runs := read_runs(flags.out / "runs.jsonl")):
-            raise s.UsageError(f"--out {flags.out}: no finished runs to sum up")
-        text = table(runs)
-        (flags.out / "table.txt").write_text(text + "\n")
-        if any("failed" not in r for r in runs):
-            picture(runs, flags.out, flags.out / "sweep.png")
+            run_all(flags, out)
+        text = summary(out)
+        (out / "table.txt").write_text(text + "\n")
+        runs = finished_runs(out / "runs.jsonl")
+        if not measured_runs(runs).empty:
+            picture(runs, out, out / "sweep.png")
         print(text)
 
 
 if __name__ == "__main__":
-    sys.exit(s.main(run, sys.argv[1:]))
+    sys.exit(malaria.main(run, sys.argv[1:]))

@@ -2,14 +2,14 @@
 
     python extras/hand_in.py --name FIRST_NAME --roll_number ROLL_NUMBER [--report FILE] [--out DIR]
 
-In its one folder, FirstName_RollNumber_05/: the script as RollNumber_05.py, test.py, Report.pdf, README.txt,
-requirements.txt and saved_models/ with gan.pt and mtd.pt; no data set, no results. Where the readme and the programs'
-help name the script they get its new name, and of the readme only what is about these files goes in. A part that is missing
-or empty is named, and no zip is written.
+In its one folder, FirstName_RollNumber_05/: the script as RollNumber_05.py, test.py, Report.pdf,
+README.txt, requirements.txt, extras/, and saved_models/ with gan.pt and mtd.pt; no data set, no
+results. Where the readme and the programs name the script they get its new name, and of the readme
+only what is about these files goes in. A part that is missing or empty is named, and no zip is
+written.
 """
 
 import argparse
-import os
 import re
 import sys
 import zipfile
@@ -22,87 +22,131 @@ PARTS = (
     "test.py",
     "README.txt",
     "requirements.txt",
+    "extras/__init__.py",
     "saved_models/gan.pt",
     "saved_models/mtd.pt",
 )
-SECTIONS = ("TRAIN ON YOUR DATA", "WHAT A RUN LEAVES", "TEST THE WEIGHTS")  # of the readme
+SECTIONS = ("TRAIN ON YOUR DATA", "TEST THE WEIGHTS", "WHAT A RUN LEAVES")  # of the readme
+INSTALL = "    pip install -r requirements.txt\n"
+TEXT_ENDINGS = (".py", ".txt")
 
 
-def readme(text):
-    """The readme of the zip: title, how to install, and the SECTIONS, in their order. Raises ValueError if one lacks."""
-    title, *rest = re.split(r"^([A-Z][A-Z ,]+)\n-+\n", text, flags=re.M)
-    sections = dict(zip(rest[::2], rest[1::2]))
-    if lacking := [name for name in SECTIONS if name not in sections]:
-        raise ValueError(f"README.txt has no section {lacking[0]}")
-    head = "\n".join(title.splitlines()[:2]) + "\n\n    pip install -r requirements.txt\n\n\n"
-    return (
-        head
-        + "".join(f"{name}\n{'-' * len(name)}\n{sections[name]}" for name in SECTIONS).rstrip()
-        + "\n"
-    )
+def read_sections(text):
+    """The title of a readme, its first two lines, and {name: text} of its sections.
+
+    A section is a line of capitals, underlined with hyphens, and what follows.
+    """
+    heading = re.compile(r"^([A-Z][A-Z ,]+)\n-+\n", flags=re.MULTILINE)
+    start, *rest = heading.split(text)
+    title = "\n".join(start.splitlines()[:2])
+    return title, dict(zip(rest[::2], rest[1::2], strict=True))
 
 
-def hand_in(name, roll_number, report, out, root=ROOT):
-    """Write the zip into the folder `out`; returns its path. Raises ValueError, in one line, for a bad name or a missing part."""
-    for flag, value in (("--name", name), ("--roll_number", roll_number)):
-        if not re.fullmatch(r"[A-Za-z0-9-]+", value):
-            raise ValueError(
-                f"{flag} {value!r}: only letters, digits and - can be in it, for it becomes part of file names"
-            )
-    sources = {part: root / part for part in PARTS} | {"Report.pdf": report}
-    missing = [
-        str(path) for path in sources.values() if not path.is_file() or not path.stat().st_size
-    ]
+def short_readme(text):
+    """The readme of the zip: the title, how to install, and the SECTIONS, in their order.
+
+    Raises ValueError if one lacks.
+    """
+    title, sections = read_sections(text)
+    parts = [f"{title}\n\n{INSTALL}"]
+    for name in SECTIONS:
+        if name not in sections:
+            raise ValueError(f"README.txt has no section {name}")
+        underline = "-" * len(name)
+        parts.append(f"{name}\n{underline}\n{sections[name].rstrip()}\n")
+    return "\n\n".join(parts)
+
+
+def check_name(flag, value):
+    """Raise ValueError unless a value can be part of a file's name."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", value):
+        raise ValueError(
+            f"{flag} {value!r}: only letters, digits and - can be in it, "
+            "for it becomes part of file names"
+        )
+
+
+def has_content(path):
+    """Whether a path is a file that is not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def find_sources(root, report):
+    """{name in the zip: file} of all that is handed in.
+
+    Raises ValueError that names what is missing or empty.
+    """
+    sources = {name: root / name for name in PARTS}
+    for path in sorted(root.glob("extras/*.py")):
+        sources[f"extras/{path.name}"] = path
+    sources["Report.pdf"] = report
+    missing = [str(path) for path in sources.values() if not has_content(path)]
     if missing:
         raise ValueError(
             f"missing or empty: {', '.join(missing)}; README.txt says how each is made"
         )
-    folder, script = f"{name}_{roll_number}_05", f"{roll_number}_05.py"
-    texts = {
-        name: path.read_text(encoding="utf-8")
-        for name, path in sources.items()
-        if path.suffix in (".py", ".txt")
-    }
-    texts["README.txt"] = readme(texts["README.txt"])
+    return sources
+
+
+def read_text(name, path, script):
+    """A text file as it goes into the zip, where the script is called `script`."""
+    text = path.read_text(encoding="utf-8")
+    if name == "README.txt":
+        text = short_readme(text)
+    return text.replace(SCRIPT, script)
+
+
+def hand_in(root, name, roll_number, report, out):
+    """Write the zip of the project in `root` into the folder `out`; returns its path.
+
+    Raises ValueError, in one line, for a bad name or a missing part.
+    """
+    check_name("--name", name)
+    check_name("--roll_number", roll_number)
+    script = f"{roll_number}_05.py"
+    folder = f"{name}_{roll_number}_05"
+    contents = {}
+    for part, path in find_sources(root, report).items():
+        place = f"{folder}/{part.replace(SCRIPT, script)}"
+        if path.suffix in TEXT_ENDINGS:
+            contents[place] = read_text(part, path, script)
+        else:
+            contents[place] = path.read_bytes()
     target = out / f"{folder}.zip"
-    part = target.with_suffix(".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sources.items():
-            if name in texts:
-                archive.writestr(
-                    f"{folder}/{name.replace(SCRIPT, script)}", texts[name].replace(SCRIPT, script)
-                )
-            else:
-                archive.write(path, f"{folder}/{name}")
-    os.replace(part, target)
-    return target
+    unfinished = target.with_suffix(".part")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+        for place, content in contents.items():
+            archive.writestr(place, content)
+    return unfinished.replace(target)
 
 
-def main():
+def make_parser(root):
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--name", required=True, help="your first name")
-    parser.add_argument("--roll_number", required=True)
-    parser.add_argument(
-        "--report",
-        type=Path,
-        default=ROOT / "Report.pdf",
-        help="default: the one beside the script",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(), help="folder for the zip; default: here"
-    )
-    flags = parser.parse_args()
+    add = parser.add_argument
+    add("--name", required=True, help="your first name")
+    add("--roll_number", required=True)
+    add("--report", type=Path, default=root / "Report.pdf", help="default: beside the script")
+    add("--out", type=Path, default=Path(), help="folder for the zip; default: here")
+    return parser
+
+
+def main(arguments, root=ROOT):
+    """Write the zip of a command line; returns the exit code."""
+    flags = make_parser(root).parse_args(arguments)
     try:
-        target = hand_in(flags.name, flags.roll_number, flags.report, flags.out)
+        target = hand_in(root, flags.name, flags.roll_number, flags.report, flags.out)
     except (ValueError, OSError) as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2
     with zipfile.ZipFile(target) as archive:
-        print(f"{target}, {target.stat().st_size / 1e6:.1f} MB:", *archive.namelist(), sep="\n  ")
+        names = archive.namelist()
+    megabytes = target.stat().st_size / 1e6
+    print(f"{target}, {megabytes:.1f} MB:", *names, sep="\n  ")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

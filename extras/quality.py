@@ -36,7 +36,7 @@ class Quality:
             part = data.split(split, limit=1000)
             if len(part) > 3:
                 self.parts[split] = part
-                self.real[split] = self.features(part.pixels())
+                self.real[split] = self.features(part.uint8())
         apart = torch.cdist(self.real["train"], self.real["train"])
         nearest_other = apart.kthvalue(2, 1).values
         self.usual_distance = max(1e-9, nearest_other.median().item())
@@ -103,7 +103,7 @@ class Quality:
         Both arrays of images have the same shape.
         """
         apart, rows = torch.cdist(self.features(images), self.real["train"]).min(1)
-        return (apart / self.usual_distance).tolist(), self.parts["train"].pixels(rows)
+        return (apart / self.usual_distance).tolist(), self.parts["train"].uint8(rows)
 
 
 def kernel_distance(features, others):

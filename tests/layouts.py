@@ -91,7 +91,7 @@ def smear(path, *names, shift=0):
     """
     discs = []
     cells = []
-    for name, (x, y) in zip(names, SPOTS):
+    for name, (x, y) in zip(names, SPOTS, strict=False):
         discs.append((name, x + shift, y))
         box = (x + shift - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)
         cells.append((name, box))
@@ -293,14 +293,14 @@ def write_iml(root, fields, images="IML_Malaria", ending="JPG", numbers=str):
 def iml_object(name, box, numbers=str):
     """Return one object of an IML file."""
     values = [numbers(value) for value in box]
-    return {"type": name, "bbox": dict(zip("xywh", values))}
+    return {"type": name, "bbox": dict(zip("xywh", values, strict=True))}
 
 
 def iml(root):
     """Write 40 IML fields without splits; two boxes are bad, and one image is missing."""
     fields = [mix(number) for number in range(40)]
     content = write_iml(root, fields)
-    for number, box in zip((4, 21), BAD_BOXES):
+    for number, box in zip((4, 21), BAD_BOXES, strict=False):
         content[number]["objects"].append(iml_object("ring", box))
     write(root / "annotations.json", content)
     (root / "IML_Malaria" / "PA013.JPG").unlink()
@@ -390,7 +390,7 @@ def write_coco(path, images, fields):
 def spoil_coco_boxes(path, boxes):
     """Put other values into the place of the first boxes of a COCO file."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    for annotation, box in zip(content["annotations"], boxes):
+    for annotation, box in zip(content["annotations"], boxes, strict=False):
         annotation["bbox"] = box
     write(path, content)
 

@@ -1,36 +1,75 @@
-"""Whatever a user can get wrong ends in one line that names the flag or the file, and in exit code 2."""
+"""Whatever a user can get wrong ends in exit code 2 and one line that names the flag or file."""
+
+import importlib.util
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
-from test_readers import smear, write, write_coco, write_iml, write_m5, yolo_line
+from layouts import smear, write, write_coco, write_iml, write_m5, yolo_line
 
 import rollNumber_05 as malaria
 
+STEP = "--epochs 1 --min_steps 1 --batch_size 2 --g_width 8 --d_width 8 --image_size 28"
+
+
+def assert_one_line(done, named):
+    """Exit code 2, and one line on standard error that names what is wrong."""
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("\n")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+
+
+# What the command lines below name
+
 
 class Touch:
-    """Unpickled by a careless reader, it creates the file 'ran' in the working folder."""
+    """Unpickled by a careless reader, it creates the folder `ran` in the working folder."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
 
-TINY = "--epochs 1 --min_steps 1 --batch_size 2 --g_width 8 --d_width 8 --image_size 28"
 
-def write_yolo(root, names_file, names):
-    """Three YOLO fields and the file with their class names, bytes."""
-    for i in range(3):
-        (_, box), = smear(root / "images" / f"{i}.png", "ring")
-        write(root / "labels" / f"{i}.txt", yolo_line(0, box))
-    (root / names_file).write_bytes(names)
+def write_yolo(root, names):
+    """Write three YOLO fields and data.yaml, in bytes."""
+    for number in range(3):
+        cells = smear(root / "images" / f"{number}.png", "ring")
+        _, box = cells[0]
+        write(root / "labels" / f"{number}.txt", yolo_line(0, box))
+    (root / "data.yaml").write_bytes(names)
 
-def write_zips(root):
-    """Zips that are cut short, damaged inside, without data; from the folder good."""
+
+def write_broken_iml(root):
+    """Write IML folders that lack something that is needed."""
+    write_iml(root / "one_class", [("ring",)] * 4)
+    write_iml(root / "pair", [("ring", "trophozoite")] * 2)
+    write_iml(root / "no_cells", [()] * 4)
+    write_iml(root / "unreadable", [("ring",)] * 4)
+    write_iml(root / "no_images", [("ring",)] * 4)
+    for number in range(4):
+        name = f"IML_Malaria/PA{number:03d}.JPG"
+        write(root / "unreadable" / name, "not an image")
+        (root / "no_images" / name).unlink()
+    write(root / "broken_json" / "annotations.json", '[{"image_name": "a.png", "objects": [')
+
+
+def write_broken_coco(root):
+    """Write COCO files that lack something that is needed."""
+    fields = {f"{number}.png": ["ring"] for number in range(4)}
+    write_coco(root / "coco" / "cells.json", root / "coco", fields)
+    text = (root / "coco" / "cells.json").read_text(encoding="utf-8")
+    write(root / "coco_ids" / "cells.json", text.replace("image_id", "image"))
+    nothing = {"images": None, "annotations": [], "categories": []}
+    write(root / "coco_null" / "cells.json", nothing)
+
+
+def write_broken_zips(root):
+    """Write zips that are cut short, damaged inside, or without data."""
     with zipfile.ZipFile(root / "damaged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(root / "good" / "annotations.json", "annotations.json")
     content = bytearray((root / "damaged.zip").read_bytes())
@@ -40,139 +79,292 @@ def write_zips(root):
     with zipfile.ZipFile(root / "without_data.zip", "w") as archive:
         archive.writestr("note.txt", "nothing here")
 
-def write_checkpoints(root):
-    """A GAN trained for one step, half of its file, and a pickle that runs code."""
-    assert malaria.main(malaria.run, f"--data_path good --task gan {TINY} --results_dir trained --save_dir trained".split()) == 0
-    (root / "cut.pt").write_bytes((root / "trained" / "gan.pt").read_bytes()[:2000])
+
+def write_checkpoints(root, run_script):
+    """Write a GAN trained for one step, a part of its file, and a pickle that runs code."""
+    flags = f"--data_path good --task gan {STEP} --results_dir trained --save_dir trained"
+    done = run_script(*flags.split(), cwd=root)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(root / "trained/gan/last.pt", root / "trained/gan.pt")
+    (root / "cut.pt").write_bytes((root / "trained/gan.pt").read_bytes()[:2000])
     torch.save({"weights": Touch()}, root / "malicious.pt")
 
+
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, run_script):
     """A folder with everything that the command lines below name."""
     root = tmp_path_factory.mktemp("bench")
     write_iml(root / "good", [("ring", "trophozoite")] * 4)
     write_iml(root / "other", [("schizont", "gametocyte")] * 4)
-    write_iml(root / "one_class", [("ring",)] * 4)
-    write_iml(root / "pair", [("ring", "trophozoite")] * 2)
-    write_iml(root / "no_cells", [()] * 4)
-    write_iml(root / "unreadable", [("ring",)] * 4)
-    write_iml(root / "no_images", [("ring",)] * 4)
-    for i in range(4):
-        write(root / "unreadable" / "IML_Malaria" / f"PA{i:03d}.JPG", "not an image")
-        (root / "no_images" / "IML_Malaria" / f"PA{i:03d}.JPG").unlink()
-        smear(root / "pictures" / f"{i}.png", "ring")
+    write_broken_iml(root)
+    write_broken_coco(root)
+    write_broken_zips(root)
+    write_yolo(root / "yolo_yaml", b"names: [ring, troph")
+    write_yolo(root / "yolo_text", b"names: ring")
     write_m5(root / "m5", "HCM", "1000x", "ring", 0)
+    smear(root / "pictures" / "0.png", "ring")
     (root / "empty").mkdir()
     write(root / "note.txt", "not data")
-    write(root / "broken_json" / "annotations.json", '[{"image_name": "a.png", "objects": [')
-    write_coco(root / "coco" / "cells.json", root / "coco", {f"{i}.png": ["ring"] for i in range(4)})
-    text = (root / "coco" / "cells.json").read_text()
-    write(root / "coco_ids" / "cells.json", text.replace("image_id", "image"))
-    write(root / "coco_null" / "cells.json", '{"images": null, "annotations": [], "categories": []}')
-    write_yolo(root / "yolo_yaml", "data.yaml", b"names: [ring, troph")
-    write_yolo(root / "yolo_text", "data.yaml", b"names: ring")
-    write_zips(root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        write_checkpoints(root)
+        patch.setattr(malaria, "report_run", lambda *arguments: None)
+        write_checkpoints(root, run_script)
     return root
 
+
+# Command lines
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+
 FLAGS = [  # appended to --data_path good --task data; what the error must name
-    ("--epoch 3", "--epochs"), ("--data-path good", "--data_path"), ("good", "good"), ("--epochs ten", "--epochs"),
-    ("--epochs -1", "--epochs"), ("--task", "--task"), ("--task gam", "gradcam"), ("--channels 2", "--channels"),
-    ("--lr_g -1", "--lr_g"), ("--lr_d nan", "--lr_d"), ("--lr_g inf", "--lr_g"), ("--batch_size 1", "--batch_size"),
-    ("--image_size 65", "128"), ("--beta1_g 1.5", "--beta1_g"), ("--beta2_d -0.1", "--beta2_d"), ("--ema 1", "--ema"),
-    ("--label_smoothing 2", "--label_smoothing"), ("--optimizer_g lion", "rmsprop"), ("--seed -1", "--seed"),
-    ("--classes ring,parasite", "--classes"), ("--classes ,", "--classes"),
-    pytest.param("--device cuda", "--device", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")),
-    ("--resume", "--resume")]
+    ("--epoch 3", "did you mean --epochs?"),
+    ("--data-path good", "did you mean --data_path?"),
+    ("good", "unrecognized arguments: good"),
+    ("--epochs ten", "--epochs"),
+    ("--epochs -1", "--epochs"),
+    ("--task", "--task"),
+    ("--task gam", "gradcam"),
+    ("--channels 2", "--channels"),
+    ("--lr_g -1", "--lr_g"),
+    ("--lr_d nan", "--lr_d"),
+    ("--lr_g inf", "--lr_g"),
+    ("--batch_size 1", "--batch_size"),
+    ("--image_size 65", "128"),
+    ("--beta1_g 1.5", "--beta1_g"),
+    ("--beta2_d -0.1", "--beta2_d"),
+    ("--ema 1", "--ema"),
+    ("--label_smoothing 2", "--label_smoothing"),
+    ("--optimizer_g lion", "rmsprop"),
+    ("--seed -1", "--seed"),
+    ("--measure_every 0", "--measure_every"),
+    ("--adversarial_every -1", "--adversarial_every"),
+    ("--classes ring,parasite", "--classes"),
+    ("--classes ,", "--classes"),
+    pytest.param("--device cuda", "--device", marks=no_cuda),
+    ("--resume", "--resume"),
+]
 
 DATA = [  # --data_path of --task data; what the error must name
-    ("missing", "--data_path missing"), ("~nobody_here/data", "--data_path"), ("empty", "empty"), ("pictures", "pictures"),
-    ("note.txt", "note.txt"), ("cut.zip", "cut.zip"), ("damaged.zip", "damaged.zip"), ("without_data.zip", "without_data.zip"),
-    ("broken_json", "annotations.json"), ("no_images", "PA000.JPG"), ("unreadable", "unreadable"), ("no_cells", "no_cells"),
-    ("pair", "--data_path"), ("coco_ids", "cells.json"), ("coco_null", "cells.json"), ("yolo_yaml", "data.yaml"),
-    ("yolo_text", "data.yaml"), ("m5 --magnification 400x", "--magnification 400x"), ("x" * 300, "--data_path"),
-    ("m5 --microscope lcm", "--microscope lcm")]
+    ("missing", "--data_path missing"),
+    ("~nobody_here/data", "--data_path"),
+    ("empty", "empty"),
+    ("pictures", "pictures"),
+    ("note.txt", "note.txt"),
+    ("cut.zip", "cut.zip"),
+    ("damaged.zip", "damaged.zip"),
+    ("without_data.zip", "without_data.zip"),
+    ("broken_json", "annotations.json"),
+    ("no_images", "PA000.JPG"),
+    ("unreadable", "unreadable"),
+    ("no_cells", "no_cells"),
+    ("pair", "--data_path"),
+    ("coco_ids", "cells.json"),
+    ("coco_null", "cells.json"),
+    ("yolo_yaml", "data.yaml"),
+    ("yolo_text", "data.yaml"),
+    ("m5 --magnification 400x", "--magnification 400x"),
+    ("m5 --microscope lcm", "--microscope lcm"),
+    ("x" * 300, "--data_path"),
+]
 
-RUNS = [  # appended to a tiny run; what the error must name
-    ("--data_path one_class --task mtd", "--task mtd"), ("--task gan --seed 18446744073709551616", "--seed"),
-    ("--task gradcam", "mtd.pt"), ("--task all --weights trained/gan.pt", "--weights"),
-    ("--task gan --weights trained/gan.pt", "--weights"), ("--task gradcam --weights nothing.pt", "nothing.pt"),
+RUNS = [  # appended to a run of one step on the data `good`; what the error must name
+    ("--data_path one_class --task mtd", "--task mtd"),
+    ("--task gan --seed 18446744073709551616", "--seed"),
+    ("--task gradcam", "mtd.pt"),
+    ("--task all --weights trained/gan.pt", "--weights"),
+    ("--task gan --weights trained/gan.pt", "--weights"),
+    ("--task gradcam --weights nothing.pt", "nothing.pt"),
     ("--task gradcam --weights trained/gan.pt", "trained/gan.pt"),
-    ("--task mtd --weights trained/gan.pt --latent_dim 50", "--latent_dim"),
-    ("--task mtd --weights nothing.pt", "nothing.pt"), ("--task gradcam --weights note.txt", "note.txt"),
-    ("--task gradcam --weights malicious.pt", "malicious.pt"), ("--task gradcam --weights cut.pt", "cut.pt"),
+    ("--task gradcam --weights note.txt", "note.txt"),
+    ("--task gradcam --weights malicious.pt", "malicious.pt"),
+    ("--task gradcam --weights cut.pt", "cut.pt"),
     ("--task gradcam --weights good", "good"),
-    ("--task gan --resume", "--resume"), ("--task gan --resume nothing.pt", "nothing.pt"),
-    ("--task gan --resume note.txt", "note.txt"), ("--task gan --resume malicious.pt", "malicious.pt"),
-    ("--task mtd --resume trained/gan.pt", "trained/gan.pt"), ("--task gan --epochs 1 --resume trained/gan.pt", "--epochs"),
+    ("--task mtd --weights trained/gan.pt --latent_dim 50", "--latent_dim"),
+    ("--task mtd --weights nothing.pt", "nothing.pt"),
+    ("--task gan --resume", "--resume"),
+    ("--task gan --resume nothing.pt", "nothing.pt"),
+    ("--task gan --resume note.txt", "note.txt"),
+    ("--task gan --resume malicious.pt", "malicious.pt"),
+    ("--task mtd --resume trained/gan.pt", "trained/gan.pt"),
+    ("--task gan --epochs 1 --resume trained/gan.pt", "--epochs"),
     ("--task gan --resume --results_dir trained --lr_g 0.1", "--lr_g"),
-    ("--task gan --resume --results_dir trained --data_path other", "trained/gan/last.pt")]
+    (
+        "--task gan --resume --results_dir trained --data_path other",
+        str(Path("trained/gan/last.pt")),
+    ),
+]
 
-def expanded(cases, before):
-    """The cases as whole command lines, each its own test id."""
-    for case in cases:
-        values, marks = (case.values, case.marks) if hasattr(case, "marks") else (case, ())
-        yield pytest.param(before + values[0], values[1], marks=marks, id=values[0])
 
-@pytest.mark.parametrize("command, named", [
-    *expanded(FLAGS, "--data_path good --task data "), *expanded(DATA, "--task data --data_path "),
-    *expanded(RUNS, f"--data_path good {TINY} ")])
-def test_bad_input(bench, monkeypatch, capsys, command, named):
-    """Exit code 2 and one line on standard error that names the flag or file; no code in a checkpoint runs."""
-    monkeypatch.chdir(bench)
-    code = malaria.main(malaria.run, command.split())
-    error = capsys.readouterr().err
-    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1 and error.endswith("\n")
-    assert named in error and "Traceback" not in error
-    assert "did you mean" not in error or "unrecognized" in error
-    assert not Path("ran").exists()
+@pytest.mark.parametrize(("flags", "named"), FLAGS)
+def test_a_wrong_flag(bench, run_script, flags, named):
+    """The line names it, or what it should have been."""
+    done = run_script(*f"--data_path good --task data {flags}".split(), cwd=bench)
+    assert_one_line(done, named)
 
-@pytest.mark.parametrize("program", ["script", "tester"])
-def test_an_empty_argument(program, request, tmp_path):
+
+@pytest.mark.parametrize(("data_path", "named"), DATA)
+def test_data_that_cannot_be_used(bench, run_script, data_path, named):
+    """The line names the path, or the file in it."""
+    done = run_script(*f"--task data --data_path {data_path}".split(), cwd=bench)
+    assert_one_line(done, named)
+
+
+@pytest.mark.parametrize(("flags", "named"), RUNS)
+def test_a_run_that_cannot_be(bench, run_script, flags, named):
+    """The line names the flag or the file; no code in a checkpoint runs."""
+    done = run_script(*f"--data_path good {STEP} {flags}".split(), cwd=bench)
+    assert_one_line(done, named)
+    assert not (bench / "ran").exists()
+
+
+def test_a_nearest_flag_is_named_for_unknown_ones_only(bench, run_script):
+    """A known one with a wrong value needs none."""
+    done = run_script("--epochs", "ten", cwd=bench)
+    assert "did you mean" not in done.stderr
+
+
+@pytest.mark.parametrize("runner", ["run_script", "run_tester"])
+def test_an_empty_argument(runner, request, tmp_path):
     """What a shell makes of a variable that is not set."""
-    done = request.getfixturevalue(program)("", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = request.getfixturevalue(runner)("", cwd=tmp_path)
+    assert_one_line(done, "argument")
 
-@pytest.mark.parametrize("change", [
-    {"config": {"g_width": 8, "d_width": 8, "image_size": 28, "dropout": 5}}, {"config": {"channels": 2}},
-    {"config": {"lr_g": "x"}}, {"config": 3}, {"classes": 3}, {"seen": None}, {"format": 2}, {"ema": {}},
-    {"ema": None}, *({k: ...} for k in ("config", "classes", "weights", "ema", "optimizers", "history", "step"))], ids=str)
-def test_checkpoints_made_by_hand(bench, monkeypatch, capsys, tmp_path, change):
-    """Parts that are missing (...) or of another kind in a file of plain values: one line that names it, whoever reads it."""
-    monkeypatch.chdir(bench)
-    state = {k: v for k, v in {**torch.load("trained/gan.pt"), **change}.items() if v is not ...}
-    torch.save(state, tmp_path / "made.pt")
-    for flags in ("--task mtd --weights", "--task gan --resume"):
-        code = malaria.main(malaria.run, f"--data_path good {TINY} {flags} {tmp_path}/made.pt".split())
-        error = capsys.readouterr().err
-        assert code == 2 and "made.pt" in error and error.count("\n") == 1, error
 
-@pytest.mark.parametrize("size", ["--latent_dim 100000000000000", "--latent_dim 100000000000000000000", "--g_width 10000000000"])
-def test_more_memory_than_there_is(bench, monkeypatch, capsys, size):
-    """A network that cannot be is a failed run or a wrong flag, and one line."""
-    monkeypatch.chdir(bench)
-    code = malaria.main(malaria.run, f"--summary {size}".split())
-    error = capsys.readouterr().err
-    assert code in (1, 2) and error.startswith(("failed: ", "error: ")) and error.count("\n") == 1
+@pytest.mark.parametrize(
+    "size",
+    [
+        "--latent_dim 100000000000000",
+        "--latent_dim 100000000000000000000",
+        "--g_width 10000000000",
+    ],
+)
+def test_more_memory_than_there_is(tmp_path, run_script, size):
+    """A network that cannot be."""
+    done = run_script(*f"--summary {size}".split(), cwd=tmp_path)
+    assert_one_line(done, size.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (malaria.UsageError("wrong\nflag"), 2, "error: wrong flag\n"),
+        (RuntimeError("not\n\nfinite"), 1, "failed: not finite\n"),
+        (OSError("no space left"), 1, "failed: no space left\n"),
+        (MemoryError("too large"), 1, "failed: too large\n"),
+        (KeyboardInterrupt("gan: epoch 3"), 130, "\nstopped gan: epoch 3\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_error_has_its_exit_code_and_a_line(capsys, error, code, line):
+    """Whatever program it is in."""
+
+    def work(arguments):
+        raise error
+
+    assert malaria.main(work, []) == code
+    assert capsys.readouterr().err == line
+
+
+def test_the_process_ends_as_the_command_line_does(bench, script):
+    """As a shell sees it: exit code 2, one line, nothing on standard output."""
+    done = script("--epoch", 3, cwd=bench)
+    assert_one_line(done, "did you mean --epochs?")
+    assert done.stdout == ""
+
+
+# Checkpoints
+
 
 def test_the_malicious_pickle_would_run(bench, tmp_path, monkeypatch):
-    """The proof that the refusals above mean something: a careless reader runs its code."""
+    """The refusals above mean something: a careless reader runs its code."""
     monkeypatch.chdir(tmp_path)
     torch.load(bench / "malicious.pt", weights_only=False)
-    assert Path("ran").exists()
-
-@pytest.mark.parametrize("command, named", [("--epoch 3", "did you mean --epochs?"), ("--data_path missing", "missing")])
-def test_exit_code_of_the_process(bench, script, command, named):
-    """The same as seen by a shell: exit code 2, one line, nothing on standard output."""
-    done = script(*command.split(), cwd=bench)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
+    assert (tmp_path / "ran").exists()
 
 
-def test_the_script_alone_asks_for_data(tmp_path):
-    """Without extras/ beside it there is no demo set: one line that names the flag, exit 2."""
-    alone = shutil.copy(ROOT / "rollNumber_05.py", tmp_path / "1234_05.py")
-    done = subprocess.run([sys.executable, alone], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "--data_path" in done.stderr and done.stderr.count("\n") == 1
+SMALL_NETWORKS = {"g_width": 8, "d_width": 8, "image_size": 28}
+OTHER_VALUES = [
+    {"config": SMALL_NETWORKS | {"dropout": 5}},
+    {"config": {"channels": 2}},
+    {"config": {"lr_g": "x"}},
+    {"config": {"game_every": 1}},
+    {"config": 3},
+    {"classes": 3},
+    {"trained_on": None},
+    {"format": 1},
+    {"task": "cnn"},
+    {"ema": {}},
+    {"ema": None},
+]
+MISSING = [
+    "format",
+    "task",
+    "config",
+    "classes",
+    "trained_on",
+    "strength",
+    "epoch",
+    "step",
+    "best",
+    "history",
+    "traces",
+    "weights",
+    "ema",
+    "optimizers",
+]
+USES = ["--task mtd --weights", "--task gan --resume"]
+
+
+def run_with(state, use, bench, run_script):
+    """A run that reads a state from made.pt."""
+    torch.save(state, bench / "made.pt")
+    return run_script(*f"--data_path good {STEP} {use} made.pt".split(), cwd=bench)
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("change", OTHER_VALUES, ids=str)
+def test_a_checkpoint_with_a_part_of_another_kind(bench, run_script, change, use):
+    """In a file of plain values; whoever reads it."""
+    state = torch.load(bench / "trained/gan.pt", weights_only=True)
+    done = run_with(state | change, use, bench, run_script)
+    assert_one_line(done, "made.pt")
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("name", MISSING)
+def test_a_checkpoint_without_a_part(bench, run_script, name, use):
+    """In a file of plain values; whoever reads it."""
+    state = torch.load(bench / "trained/gan.pt", weights_only=True)
+    del state[name]
+    done = run_with(state, use, bench, run_script)
+    assert_one_line(done, "made.pt")
+
+
+# Files that belong together
+
+
+def load_program(path):
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location("program_alone", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_without_extras_asks_for_them(tmp_path, monkeypatch, capsys):
+    """Exit code 2, and one line that names what is missing."""
+    monkeypatch.chdir(tmp_path)
+    alone = load_program(shutil.copy(ROOT / "rollNumber_05.py", "1234_05.py"))
+    assert alone.main(alone.run, []) == 2
+    errors = capsys.readouterr().err
+    assert errors == (
+        "error: extras/demo_set.py is not beside this script; copy the folder extras/ too\n"
+    )
+
+
+def test_test_py_without_the_script_asks_for_it(tmp_path, monkeypatch, capsys):
+    """Exit code 2, and one line that names what is missing."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        load_program(shutil.copy(ROOT / "test.py", "test.py"))
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: no script ROLLNUMBER_05.py beside test.py")

@@ -1,175 +1,447 @@
-"""Precision and several processes: the same training, only faster."""
+"""Precision, several processes and GPUs: the same training, only faster."""
+
 import json
-import os
-import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
 from conftest import ROOT
 
-import rollNumber_05 as s
+import rollNumber_05 as malaria
 
-TINY = dict(task="mtd", image_size=28, min_steps=4, batch_size=8, g_width=16, d_width=16, epochs=2, precision="fp32",
-            game_every=3)
-PROCESS = """
-import os, sys, torch
-sys.path.insert(0, {root!r})
-import rollNumber_05 as s
-config = s.Config(**{config!r})
-with s.process_group(torch.device("cpu")):
-    data = s.load_data(config)
-    for task in ("gan", "mtd"):
-        trainer, _ = s.train(task, s.dataclasses.replace(config, weights="r/gan/last.pt" if task == "mtd" else ""), data)
-        held = {{"weights": trainer.state()["weights"], "strength": trainer.strength, "traces": trainer.traces}}
-        torch.save({{**held, "first": trainer.batches(data, 2)}}, f"{{config.results_dir}}/{{task}}{{s.processes()[0]}}.pt")
-sys.stdout.flush()
-os._exit(0)
-"""
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+TRAIN_IN_PROCESSES = ROOT / "tests/train_in_processes.py"
+
+FLAGS = {
+    "task": "mtd",
+    "image_size": 28,
+    "g_width": 16,
+    "d_width": 16,
+    "batch_size": 8,
+    "min_steps": 4,
+    "epochs": 2,
+    "adversarial_every": 3,
+    "precision": "fp32",
+    "device": "cpu",
+    "results_dir": "r",
+}
+
+torchrun_works = pytest.mark.skipif(
+    sys.platform == "win32", reason="torchrun on Windows depends on how torch was built"
+)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun on Windows depends on how torch was built")
-
-
-def torchrun(processes, script, *arguments, cwd):
-    """A finished run of a script in several processes of one thread each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, script, *arguments]
-    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+# Several processes
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory):
-    """A folder where two processes have trained both tasks for two epochs; what each held at the end is in r/<task>0|1.pt."""
-    folder = tmp_path_factory.mktemp("twins")
-    s.load_data(s.Config(results_dir=str(folder / "r"), **TINY))
-    (folder / "process.py").write_text(PROCESS.format(root=str(ROOT), config=dict(TINY, results_dir="r")))
-    done = torchrun(2, "process.py", cwd=folder)
+def torchrun(python):
+    """A function that runs a script in several processes of one thread each."""
+
+    def run(processes, script, *arguments, cwd):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+        return python(*launcher, script, *arguments, cwd=cwd, PYTHONPATH=str(ROOT))
+
+    return run
+
+
+class TwoProcesses(NamedTuple):
+    """What two processes held at the end of a task, as train_in_processes.py says; metrics.csv."""
+
+    task: str
+    first: dict
+    second: dict
+    metrics: str
+
+
+def write_flags(folder, **flags):
+    """Write config.json with FLAGS and further flags."""
+    (folder / "config.json").write_text(json.dumps(FLAGS | flags), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory, torchrun):
+    """A folder where two processes have trained both tasks for two epochs."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    here = FLAGS | {"results_dir": str(folder / "r")}
+    malaria.load_data(malaria.Config(**here))  # the processes find the cache
+    write_flags(folder)
+    done = torchrun(2, TRAIN_IN_PROCESSES, "config.json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.mark.parametrize("task", ["gan", "mtd"])
-def test_two_processes_hold_the_same_weights_from_different_batches(task, twins):
-    """Gradients are averaged: equal parameters bit for bit, from other cells in each process, which no single one gives."""
-    one, two = (torch.load(twins / f"r/{task}{r}.pt") for r in (0, 1))
-    parameters = [k for k in one["weights"]["discriminator"] if "running" not in k and "tracked" not in k]
-    for network in ("generator", "discriminator"):
-        for k in set(one["weights"][network]) & set(parameters):
-            assert torch.equal(one["weights"][network][k], two["weights"][network][k]), k
-    assert torch.equal(one["strength"], two["strength"])
-    assert torch.equal(one["traces"], two["traces"]) and len(one["traces"]) == 38
-    assert not torch.equal(one["first"], two["first"]) and one["first"].shape == (2, 8 if task == "gan" else 4 + 8)
-    rows = (twins / f"r/{task}/metrics.csv").read_text().splitlines()
-    assert len(rows) == 3  # a head and two epochs, each written once
-    alone = s.Trainer(task, s.Config(**TINY), s.STAGES, torch.device("cpu"))
-    first = "project.0.weight"
-    assert not torch.equal(alone.state()["weights"]["generator"][first], one["weights"]["generator"][first])
+@pytest.fixture(scope="module")
+def outcomes(trained_folder):
+    """{task: TwoProcesses}."""
+    outcomes = {}
+    for task in ("gan", "mtd"):
+        outcomes[task] = TwoProcesses(
+            task=task,
+            first=torch.load(trained_folder / f"r/{task}0.pt", weights_only=True),
+            second=torch.load(trained_folder / f"r/{task}1.pt", weights_only=True),
+            metrics=(trained_folder / f"r/{task}/metrics.csv").read_text(encoding="utf-8"),
+        )
+    return outcomes
 
 
-def test_a_run_goes_on_with_another_number_of_processes(twins, script):
-    """Two processes' state is taken up by one process, and that by two again."""
-    assert script("--task", "mtd", "--resume", "--epochs", 3, "--results_dir", "r", cwd=twins).returncode == 0
-    done = torchrun(2, ROOT / "rollNumber_05.py", "--task", "mtd", "--resume", "--epochs", 4, "--results_dir", "r",
-                    "--device", "cpu", cwd=twins)
-    assert done.returncode == 0 and done.stdout.count("layout:") == 1, done.stderr
-    state = s.read_checkpoint(twins / "r/mtd/last.pt", "mtd")
-    assert [row["epoch"] for row in state["history"]] == [1, 2, 3, 4] and state["step"] == 94
+@pytest.fixture(params=["gan", "mtd"])
+def two_processes(request, outcomes):
+    """The TwoProcesses of each task."""
+    return outcomes[request.param]
 
 
-def test_wrong_usage_of_two_processes_ends_all_of_them(tmp_path):
-    """A data path that is not there: no process waits for another."""
-    done = torchrun(2, ROOT / "rollNumber_05.py", "--device", "cpu", "--data_path", "nowhere", cwd=tmp_path)
-    assert done.returncode != 0 and "error: --data_path nowhere: no such folder or zip" in done.stderr
+@torchrun_works
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_two_processes_hold_the_same_weights(two_processes, network):
+    """Bit for bit, for gradients are averaged; batch statistics are each process's own."""
+    second_weights = two_processes.second["weights"][network]
+    for name, weight in two_processes.first["weights"][network].items():
+        if "running" not in name:
+            assert torch.equal(weight, second_weights[name]), name
 
 
-@pytest.mark.parametrize("rank, device", [("0", "cuda:0"), ("1", "cuda:1"), ("2", None)])
-def test_every_process_has_a_gpu_of_its_own(rank, device, monkeypatch):
-    """The third of three processes on a machine with two GPUs says so; on the CPU there can be any number."""
+@torchrun_works
+def test_two_processes_hold_the_same_augmentation_strength(two_processes):
+    """The mean of what each has come to."""
+    assert torch.equal(two_processes.first["strength"], two_processes.second["strength"])
+
+
+@torchrun_works
+def test_two_processes_hold_the_same_traces(two_processes):
+    """The mean losses of each step."""
+    assert torch.equal(two_processes.first["traces"], two_processes.second["traces"])
+
+
+@torchrun_works
+def test_two_processes_take_half_as_many_steps(two_processes):
+    """293 cells are 19 steps of twice 8 images, in each of two epochs."""
+    assert len(two_processes.first["traces"]) == 2 * 19
+
+
+@torchrun_works
+def test_two_processes_see_different_images(two_processes):
+    """Each its own part of a batch."""
+    assert not torch.equal(two_processes.first["images"], two_processes.second["images"])
+
+
+@torchrun_works
+def test_each_of_two_processes_has_a_batch_of_its_own(two_processes):
+    """--batch_size is that of a process; half of it is for real against fake in an MTD."""
+    expected = {"gan": 8, "mtd": 4}
+    assert len(two_processes.first["images"]) == expected[two_processes.task]
+
+
+@torchrun_works
+def test_two_processes_have_moved_the_weights(two_processes):
+    """From those of the same seed before any step."""
+    config = malaria.Config(**FLAGS)
+    trainer = malaria.Trainer(two_processes.task, config, malaria.STAGES, CPU)
+    before = trainer.networks["generator"].project[0].weight
+    after = two_processes.first["weights"]["generator"]["project.0.weight"]
+    assert not torch.equal(after, before)
+
+
+@torchrun_works
+def test_only_the_first_process_writes_metrics(two_processes):
+    """A line for each of two epochs, under the head."""
+    assert len(two_processes.metrics.splitlines()) == 3
+
+
+@pytest.fixture(scope="module")
+def resumed_folder(trained_folder, outcomes, torchrun, python):
+    """The folder when one process has gone on for an epoch, then two; `outcomes` are read."""
+    write_flags(trained_folder, epochs=3, resume="auto")
+    done = python(TRAIN_IN_PROCESSES, "config.json", cwd=trained_folder, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    write_flags(trained_folder, epochs=4, resume="auto")
+    done = torchrun(2, TRAIN_IN_PROCESSES, "config.json", cwd=trained_folder)
+    assert done.returncode == 0, done.stderr
+    return trained_folder
+
+
+@pytest.fixture(params=["gan", "mtd"])
+def resumed_state(request, resumed_folder):
+    """The last checkpoint of each task."""
+    return malaria.read_state(resumed_folder / f"r/{request.param}/last.pt")
+
+
+@torchrun_works
+def test_a_run_goes_on_with_another_number_of_processes(resumed_state):
+    """Two epochs of two processes, one of one, one of two."""
+    assert [row["epoch"] for row in resumed_state["history"]] == [1, 2, 3, 4]
+
+
+@torchrun_works
+def test_steps_go_on_with_another_number_of_processes(resumed_state):
+    """Twice 19, then 37, and 19 again."""
+    assert resumed_state["step"] == 2 * 19 + 37 + 19
+
+
+@torchrun_works
+@pytest.mark.long
+def test_two_processes_report_once(tmp_path, torchrun):
+    """Only the first prints the table of splits, draws and scores."""
+    small = ["--image_size", 28, "--g_width", 16, "--d_width", 16, "--min_steps", 4]
+    flags = ["--task", "gan", "--epochs", 1, "--device", "cpu", *small]
+    done = torchrun(2, ROOT / "rollNumber_05.py", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout.count("layout:")) == (0, 1), done.stderr
+
+
+@pytest.fixture(scope="module")
+def wrong_usage(tmp_path_factory, torchrun):
+    """A finished run of two processes whose data is not there."""
+    folder = tmp_path_factory.mktemp("wrong_usage")
+    flags = ["--device", "cpu", "--data_path", "nowhere"]
+    return torchrun(2, ROOT / "rollNumber_05.py", *flags, cwd=folder)
+
+
+@torchrun_works
+def test_wrong_usage_ends_all_processes(wrong_usage):
+    """None waits for another."""
+    assert wrong_usage.returncode != 0
+
+
+@torchrun_works
+def test_wrong_usage_of_several_processes_has_the_message_of_one(wrong_usage):
+    """Cause and mend in a line."""
+    assert "error: --data_path nowhere: no such folder or zip" in wrong_usage.stderr
+
+
+# A GPU for each process
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine with two GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(("rank", "device"), [("0", "cuda:0"), ("1", "cuda:1")])
+def test_every_process_has_a_gpu_of_its_own(rank, device, two_gpus, monkeypatch):
+    """The one with its number."""
     monkeypatch.setenv("LOCAL_RANK", rank)
-    assert s.pick_device("cpu") == torch.device("cpu")
-    if device:
-        assert s.pick_device("auto") == torch.device(device)
-    else:
-        with pytest.raises(s.UsageError, match="--nproc_per_node.* 2;.*--device cpu"):
-            s.pick_device("auto")
+    assert malaria.pick_device("auto") == torch.device(device)
 
 
-@pytest.mark.parametrize("task", ["gan", "mtd"])
-def test_bf16_follows_fp32(task):
-    """The first step's losses agree within bf16's three digits; weights, averages and images stay float32."""
-    traces = {}
-    for precision in ("fp32", "bf16"):
-        trainer = s.Trainer(task, s.Config(precision=precision, image_size=32, batch_size=8), s.STAGES, torch.device("cpu"))
-        torch.manual_seed(1)
-        traces[precision] = trainer.update(torch.rand(16, 3, 32, 32) * 2 - 1, torch.arange(16) % 4)
-        assert {v.dtype for v in trainer.state()["ema"]["generator"].values()} <= {torch.float32, torch.int64}
-        assert trainer.nets["generator"](torch.randn(2, 100)).dtype == torch.float32
-    torch.testing.assert_close(traces["bf16"], traces["fp32"], rtol=0.03, atol=0.03)
+def test_a_process_without_a_gpu_of_its_own_says_so(two_gpus, monkeypatch):
+    """The third of three."""
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(malaria.UsageError, match="--nproc_per_node.* 2;.*--device cpu"):
+        malaria.pick_device("auto")
 
 
-@pytest.mark.parametrize("processor, fast", [
-    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="Intel Xeon"), False),
-    (dict(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon"), True),
-    (dict(avx512_bf16=True, amx_bf16=False, cpu_name="AMD EPYC"), True), (dict(avx2=True), False)])
-def test_auto_takes_bf16_only_where_it_is_fast(monkeypatch, processor, fast):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
-    assert s.pick_precision("auto", torch.device("cpu")) == (torch.bfloat16 if fast else torch.float32)
-    for device in map(torch.device, ("cpu", "cuda")):
-        assert s.pick_precision("bf16", device) == torch.bfloat16
-        assert s.pick_precision("fp32", device) == torch.float32
-    assert s.pick_precision("auto", torch.device("cuda")) == torch.float32
+def test_any_number_of_processes_can_share_the_processor(two_gpus, monkeypatch):
+    """The third of three too."""
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert malaria.pick_device("cpu") == CPU
 
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+# Precision
+
+
+class FirstStep(NamedTuple):
+    """The losses (5,) of a first step, and its Trainer."""
+
+    losses: torch.Tensor
+    trainer: malaria.Trainer
+
+
+def first_step(task, config):
+    """The FirstStep of a config, from weights, images and noise that are always the same."""
+    trainer = malaria.Trainer(task, config, malaria.STAGES, CPU)
+    torch.manual_seed(1)
+    images = torch.rand(8, 3, 32, 32) * 2 - 1
+    batch = malaria.Batch(images, torch.arange(8) % 4)
+    head = batch if task == "mtd" else None
+    losses = trainer.adversarial_step(batch, head)
+    return FirstStep(torch.stack(losses), trainer)
+
+
+@pytest.fixture(scope="module", params=["gan", "mtd"])
+def in_bf16(request, small_config):
+    """The FirstStep of each task in bf16."""
+    return first_step(request.param, small_config(precision="bf16"))
+
+
+@pytest.fixture
+def in_fp32(in_bf16, small_config):
+    """The FirstStep of the same task in fp32."""
+    return first_step(in_bf16.trainer.task, small_config(precision="fp32"))
+
+
+def test_losses_in_bf16_are_those_in_fp32(in_bf16, in_fp32):
+    """Within bf16's three digits."""
+    torch.testing.assert_close(in_bf16.losses, in_fp32.losses, rtol=0.03, atol=0.03)
+
+
+def test_bf16_is_another_arithmetic(in_bf16, in_fp32):
+    """Else the test above would compare fp32 with itself."""
+    assert not torch.equal(in_bf16.losses, in_fp32.losses)
+
+
+@pytest.mark.parametrize("part", ["weights", "ema"])
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_weights_stay_in_fp32(in_bf16, part, network):
+    """Those that learn and their averages, when the arithmetic is bf16."""
+    kinds = {value.dtype for value in in_bf16.trainer.state()[part][network].values()}
+    assert kinds == {torch.float32, torch.int64}
+
+
+def test_images_stay_in_fp32(in_bf16):
+    """G's own, when the arithmetic is bf16."""
+    assert in_bf16.trainer.draw_fakes(None, 2).dtype == torch.float32
+
+
+PROCESSORS = [
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, torch.float32),
+    ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+    ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+    ({"avx2": True}, torch.float32),
+]
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """A function that makes torch see a processor with given capabilities."""
+
+    def pretend(capabilities):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+    return pretend
+
+
+@pytest.mark.parametrize(("capabilities", "precision"), PROCESSORS)
+def test_auto_takes_bf16_only_where_it_is_fast(capabilities, precision, pretend):
+    """On processors with AMX or, but for Intel's, AVX-512."""
+    pretend(capabilities)
+    assert malaria.pick_precision("auto", CPU) == precision
+
+
+def test_auto_takes_fp32_on_a_gpu(pretend):
+    """Whatever the processor can."""
+    pretend({"amx_bf16": True})
+    assert malaria.pick_precision("auto", CUDA) == torch.float32
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+@pytest.mark.parametrize(("name", "precision"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_a_precision_that_is_named_is_taken(name, precision, device, pretend):
+    """On a processor that is not fast in bf16 too."""
+    pretend({"avx2": True})
+    assert malaria.pick_precision(name, device) == precision
+
+
+# On a GPU
+
+
+class Step(NamedTuple):
+    """All numbers of one SGD step of D and of G, as lists of tensors on the CPU in float64."""
+
+    losses: list
+    d_gradients: list
+    g_gradients: list
+    d_state: list
+
+
+def numbers(tensors):
+    """Tensors of any device and kind on the CPU in float64."""
+    return [tensor.detach().cpu().double() for tensor in tensors]
 
 
 def one_step(task, device):
-    """All numbers of one SGD step of D and of G on a device, from weights, images and noise that are the same on every one."""
+    """The Step of weights, images and noise that are the same on every device."""
     torch.manual_seed(0)
-    config = s.Config(image_size=32, dropout=0.0, optimizer="sgd")
-    trainer = s.Trainer(task, config, s.STAGES, torch.device(device))
-    (g, d), (opt_g, opt_d) = trainer.nets.values(), trainer.optimizers.values()
-    real, noise = torch.rand(16, 3, 32, 32) * 2 - 1, torch.randn(16, 100)
+    config = malaria.Config(image_size=32, dropout=0.0, optimizer="sgd", precision="fp32")
+    trainer = malaria.Trainer(task, config, malaria.STAGES, device)
+    generator, discriminator = trainer.networks.values()
+    optimizer_g, optimizer_d = trainer.optimizers.values()
+    real = torch.rand(16, 3, 32, 32) * 2 - 1
+    noise = torch.randn(16, 100)
     labels = torch.arange(16).to(device) % 4 if task == "mtd" else None
-    fake = g(noise.to(device))
-    losses = s.discriminator_step(d, opt_d, real.to(device), fake, loss="bce", labels=labels)
-    slopes = [p.grad for p in d.parameters()]
-    losses = *losses, s.generator_step(d, opt_g, fake, loss="bce")
-    return [x.detach().cpu().double() for x in (*losses, *slopes, *(p.grad for p in g.parameters()), *d.state_dict().values())]
+
+    fake = generator(noise.to(device))
+    d_step = malaria.discriminator_step(
+        discriminator, optimizer_d, real.to(device), fake, labels=labels
+    )
+    d_gradients = numbers(parameter.grad for parameter in discriminator.parameters())
+    loss_g = malaria.generator_step(discriminator, optimizer_g, fake)
+    return Step(
+        losses=numbers([d_step.loss_d, d_step.loss_c, loss_g]),
+        d_gradients=d_gradients,
+        g_gradients=numbers(parameter.grad for parameter in generator.parameters()),
+        d_state=numbers(discriminator.state_dict().values()),
+    )
 
 
-@cuda
+@needs_cuda
+@pytest.mark.parametrize("part", Step._fields)
 @pytest.mark.parametrize("task", ["gan", "mtd"])
-def test_a_step_on_cuda_equals_one_on_the_processor(task):
-    """Losses, gradients of D and G, weights and batch statistics within 1 %, in fp32 without tf32's shorter fractions."""
+def test_a_step_on_cuda_equals_one_on_the_processor(task, part):
+    """Within 1 %, in fp32 without the shorter fractions of tf32."""
     with torch.backends.cudnn.flags(allow_tf32=False):
-        pairs = list(zip(one_step(task, "cuda"), one_step(task, "cpu")))
-    for on_cuda, on_cpu in pairs:
-        assert (on_cuda - on_cpu).norm() <= 0.01 * on_cpu.norm() + 1e-6
+        on_cuda = getattr(one_step(task, CUDA), part)
+    on_cpu = getattr(one_step(task, CPU), part)
+    for ours, expected in zip(on_cuda, on_cpu, strict=True):
+        assert (ours - expected).norm() <= 0.01 * expected.norm() + 1e-6
 
 
-@cuda
-def test_a_run_goes_on_and_answers_on_another_device(tmp_path, script, tester):
-    """Trained on the processor, then on the GPU, then on the processor; the same picture from the weights on both."""
-    flags = ("--task", "gan", "--image_size", 28, "--min_steps", 4, "--batch_size", 8)
-    for epochs, device, more in ((1, "cpu", ()), (2, "cuda", ("--resume",)), (3, "cpu", ("--resume",))):
-        done = script(*flags, "--epochs", epochs, "--device", device, *more, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def travelled(tmp_path_factory, script):
+    """A folder with a gan's run of three epochs: on the processor, the GPU, the processor."""
+    folder = tmp_path_factory.mktemp("travelled")
+    flags = ["--task", "gan", "--image_size", 28, "--min_steps", 4, "--batch_size", 8]
+    legs = [("cpu", []), ("cuda", ["--resume"]), ("cpu", ["--resume"])]
+    for epochs, (device, resume) in enumerate(legs, 1):
+        done = script(*flags, *resume, "--epochs", epochs, "--device", device, cwd=folder)
         assert done.returncode == 0, done.stderr
-    used = json.loads((tmp_path / "results/gan/config.json").read_text())["device_used"]
-    assert used.startswith("cpu") and len((tmp_path / "results/gan/metrics.csv").read_text().splitlines()) == 4
-    images = [s.sample(g, s.latents(16, g, 0)).astype(int) for g, _, _ in (
-        s.load_networks(tmp_path / "results/gan/last.pt", device=d) for d in ("cpu", "cuda"))]
-    assert abs(images[0] - images[1]).max() <= 2
-    assert tester("--model", "gan", "--weights", "results/gan/last.pt", "--out", "out", cwd=tmp_path).returncode == 0
+    return folder
 
 
-@cuda
-def test_torchrun_on_a_gpu(tmp_path):
-    """One process under torchrun talks NCCL to itself; --task all goes to its end."""
-    done = torchrun(1, ROOT / "rollNumber_05.py", "--device", "cuda", "--image_size", 28, "--min_steps", 4, "--epochs", 1,
-                    cwd=tmp_path)
+@needs_cuda
+def test_a_run_goes_on_on_another_device(travelled):
+    """A line in metrics.csv for each of the three epochs, under the head."""
+    text = (travelled / "results/gan/metrics.csv").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 4
+
+
+@needs_cuda
+def test_a_run_says_which_device_it_used_last(travelled):
+    """In config.json."""
+    about = json.loads((travelled / "results/gan/config.json").read_text(encoding="utf-8"))
+    assert about["device_used"].startswith("cpu")
+
+
+@needs_cuda
+def test_the_same_weights_draw_the_same_picture_on_every_device(travelled):
+    """Within 2 of 255."""
+    pictures = []
+    for device in (CPU, CUDA):
+        path = travelled / "results/gan/last.pt"
+        generator = malaria.load_checkpoint(path, "gan", device).generator
+        noise = malaria.latents(16, generator, 0)
+        pictures.append(malaria.sample(generator, noise).astype(int))
+    on_cpu, on_cuda = pictures
+    assert abs(on_cpu - on_cuda).max() <= 2
+
+
+@needs_cuda
+def test_weights_from_several_devices_go_through_test_py(travelled, tester):
+    """On the GPU, which is what it takes if there is one."""
+    flags = ["--model", "gan", "--weights", "results/gan/last.pt", "--out", "out"]
+    done = tester(*flags, cwd=travelled)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_cuda
+@torchrun_works
+def test_torchrun_on_a_gpu_goes_to_the_end_of_all_tasks(tmp_path, torchrun):
+    """One process talks NCCL to itself."""
+    flags = ["--device", "cuda", "--image_size", 28, "--min_steps", 4, "--epochs", 1]
+    done = torchrun(1, ROOT / "rollNumber_05.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/all/before_after.png").exists()

@@ -1,335 +1,397 @@
-"""Networks, losses, gradients and Grad-CAM against hand-worked values and Captum."""
-import ast
-import math
+"""The networks: sizes, the smoothing filter, initialisation, the class head, conditional G."""
 
 import numpy as np
 import pytest
 import torch
-from captum.attr import LayerGradCam
-from conftest import ROOT
+from scipy.ndimage import convolve
+from torch import nn
 
-import rollNumber_05 as s
+import rollNumber_05 as malaria
+from extras.layers import layer_table, size_formula, trace_layers
 
-SIZES = [(size, channels) for size in s.SIDES for channels in (1, 3)]
-
-
-def leaves_with_shapes(model, example):
-    """[(layer, input side, output side)] of every convolution, in the order of the forward pass."""
-    seen = []
-    for layer in model.modules():
-        if isinstance(layer, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-            layer.register_forward_hook(lambda m, i, o: seen.append((m, i[0].shape[-1], o.shape[-1])))
-    model.eval()(example)
-    return seen
+# Sizes
 
 
-@pytest.mark.parametrize("size, channels", SIZES)
-def test_every_layer_keeps_to_the_size_formula(size, channels):
-    """o = (i - 1)*s - 2p + k for transposed convolutions, (i + 2p - k)/s + 1 for convolutions."""
-    g = s.Generator(image_size=size, channels=channels)
-    d = s.MultiTaskDiscriminator(num_classes=4, image_size=size, channels=channels)
-    seen = leaves_with_shapes(g, torch.zeros(2, 100)) + leaves_with_shapes(d, torch.zeros(2, channels, size, size))
-    for layer, i, o in seen:
-        k, stride, p = layer.kernel_size[0], layer.stride[0], layer.padding[0]
-        transposed = isinstance(layer, torch.nn.ConvTranspose2d)
-        assert o == ((i - 1) * stride - 2 * p + k if transposed else (i + 2 * p - k) // stride + 1)
-        assert s.size_formula(layer, i).endswith(f"= {o}")
-    assert g(torch.zeros(2, 100)).shape == (2, channels, size, size)
-    assert [o for _, _, o in seen if o in (1, 4)][-2:] == [4, 1]
+@pytest.fixture(params=malaria.SIDES)
+def size(request):
+    """Each side that an image can have."""
+    return request.param
 
 
-def test_the_assigned_shapes_and_the_papers():
-    """128x4x4 after the linear layer by default; 1024 channels at 4x4 on request, as in the paper's figure 1."""
-    assert s.Generator().project(torch.zeros(2, 100)).shape == (2, 128, 4, 4)
-    assert [m.out_channels for m in s.Generator(width=1024).blocks if hasattr(m, "out_channels")] == [512, 256, 128, 3]
-    assert s.Discriminator().features(torch.zeros(1, 3, 64, 64)).shape == (1, 128, 4, 4)
-    real, classes = s.MultiTaskDiscriminator(num_classes=4)(torch.zeros(2, 3, 64, 64))
-    assert real.shape == (2,) and classes.shape == (2, 4)
+@pytest.fixture(params=[1, 3], ids=["grey", "colour"])
+def channels(request):
+    """Each number of colour channels."""
+    return request.param
 
 
-@pytest.mark.parametrize("c_in, c_out", [(3, 8), (16, 3)])
-def test_a_filtered_transposed_convolution_leaves_no_checkerboard(c_in, c_out):
-    """Of one colour a stride of 2 makes a pattern of period 2; the filter leaves its mean. It is scipy's, edges repeated."""
-    from scipy.ndimage import convolve
-    torch.manual_seed(0)
-    layer = s.SmoothConvTranspose2d(c_in, c_out, 4, 2, 1)
-    plain = torch.nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)
-    plain.load_state_dict(layer.state_dict())
-    flat, maps = torch.ones(1, c_in, 6, 6), torch.randn(2, c_in, 5, 5)
-    inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))  # zero padding shows further out
-    before, after = plain(flat)[inside], layer(flat)[inside]
-    assert before.std((2, 3)).min() > 0.01 and after.std((2, 3)).max() < 1e-6
-    assert torch.allclose(after.mean((2, 3)), before.mean((2, 3)), atol=1e-6)
-    wanted = [[convolve(m, [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]], mode="nearest")
-               for m in image] for image in plain(maps).detach().numpy()]
-    assert np.allclose(layer(maps).detach().numpy(), wanted, atol=1e-6)
-    assert all((type(m) is s.SmoothConvTranspose2d) == smooth for smooth in (True, False)
-               for m in s.Generator(smooth=smooth).blocks if isinstance(m, torch.nn.ConvTranspose2d))
+@pytest.fixture
+def generator(size, channels):
+    """A small generator in eval mode."""
+    return malaria.Generator(image_size=size, channels=channels, width=16).eval()
 
 
-def test_the_trunk_of_the_mtd_is_the_discriminators():
-    """The same trunk: a discriminator's weights fit, and only the head is new."""
-    d, mtd = s.Discriminator(), s.MultiTaskDiscriminator(num_classes=4)
-    missing, unexpected = mtd.load_state_dict(d.state_dict(), strict=False)
-    assert not unexpected and {m.split(".")[0] for m in missing} == {"embed", "classify"}
-    assert sum(isinstance(m, torch.nn.Linear) for m in mtd.modules()) == 2
+@pytest.fixture
+def discriminator(size, channels):
+    """A small discriminator in eval mode."""
+    return malaria.Discriminator(image_size=size, channels=channels, width=16).eval()
 
 
-def test_initialisation_is_the_papers():
-    """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases zero."""
-    torch.manual_seed(0)
-    g = s.Generator(width=512)
-    assert abs(g.blocks[0].weight.std().item() - 0.02) < 0.001 and abs(g.blocks[0].weight.mean().item()) < 0.001
-    assert abs(g.project[2].weight.mean().item() - 1) < 0.01 and g.project[0].bias.abs().max() == 0
+def sides_of_convolutions(network, example):
+    """[(layer, input side, output side)] of every convolution, in the order they run."""
+    sides = []
+    for _, layer, input_shape, output_shape in trace_layers(network, example):
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            sides.append((layer, input_shape[-1], output_shape[-1]))
+    return sides
 
 
-def test_losses_by_hand():
-    """BCE at zero logits: 2 ln 2 and ln 2. LSGAN at D(x)=1, D(G(z))=0: 0 and 1. Others worked out on paper."""
-    zero, one = torch.zeros(8), torch.ones(8)
-    assert s.discriminator_loss(zero, zero, "bce").item() == pytest.approx(2 * math.log(2))
-    assert s.generator_loss(zero, "bce").item() == pytest.approx(math.log(2))
-    assert s.discriminator_loss(one, zero, "lsgan").item() == 0 and s.generator_loss(zero, "lsgan").item() == 1
-    assert s.discriminator_loss(torch.tensor([3.0]), torch.tensor([-1.0]), "lsgan").item() == 5
-    x = math.log(3)  # sigmoid(x) = 3/4
-    assert s.discriminator_loss(torch.tensor([x]), torch.tensor([x]), "bce").item() == pytest.approx(-math.log(3 / 16))
-    logits, label = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.tensor([0])
-    assert s.classification_loss(logits, label).item() == pytest.approx(math.log(2))
-    smooth = 0.7 * math.log(2) + 0.3 * (math.log(2) + 2 * math.log(4)) / 3
-    assert s.classification_loss(logits, label, 0.3).item() == pytest.approx(smooth)
-    multi = s.classification_loss(torch.tensor([[x, -x]]), torch.tensor([[1.0, 1.0]]))
-    assert multi.item() == pytest.approx((-math.log(3 / 4) - math.log(1 / 4)) / 2)
+def test_transposed_convolutions_keep_to_the_size_formula(generator):
+    """The side that comes out is o = (i - 1)*s - 2p + k."""
+    for layer, i, o in sides_of_convolutions(generator, torch.zeros(1, 100)):
+        k = layer.kernel_size[0]
+        s = layer.stride[0]
+        p = layer.padding[0]
+        assert o == (i - 1) * s - 2 * p + k
 
 
-def test_probabilities_of_real():
-    """A bce logit goes through the sigmoid, a least-squares score is clamped."""
-    assert s.real_probability(torch.tensor([0.0, math.log(3)]), "bce").tolist() == pytest.approx([0.5, 0.75])
-    assert s.real_probability(torch.tensor([-2.0, 0.25, 3.0]), "lsgan").tolist() == [0.0, 0.25, 1.0]
+def test_convolutions_keep_to_the_size_formula(discriminator, size, channels):
+    """The side that comes out is o = (i + 2p - k)/s + 1."""
+    image = torch.zeros(1, channels, size, size)
+    for layer, i, o in sides_of_convolutions(discriminator, image):
+        k = layer.kernel_size[0]
+        s = layer.stride[0]
+        p = layer.padding[0]
+        assert o == (i + 2 * p - k) // s + 1
 
 
-def trunk_gradient(loss_of):
-    """Gradient of a loss on the first convolution of a small MTD."""
-    torch.manual_seed(0)
-    mtd = s.MultiTaskDiscriminator(num_classes=3, image_size=32, width=32)
-    loss_of(*mtd(torch.randn(6, 3, 32, 32))).backward()
-    return mtd.features[0].weight.grad
+def test_the_layer_table_works_out_the_side_of_transposed_convolutions(generator):
+    """The formula as text ends in the side that the layer has."""
+    for layer, i, o in sides_of_convolutions(generator, torch.zeros(1, 100)):
+        assert size_formula(layer, i).endswith(f"= {o}")
 
 
-def test_both_heads_reach_the_trunk():
-    """J(D) alone, J(C) alone and their sum move the trunk; the sum's gradient is the sum of the gradients."""
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    j_d = trunk_gradient(lambda real, _: s.generator_loss(real, "bce"))
-    j_c = trunk_gradient(lambda _, classes: s.classification_loss(classes, labels))
-    both = trunk_gradient(lambda real, classes: s.generator_loss(real, "bce") + s.classification_loss(classes, labels))
-    assert j_d.abs().max() > 0 and j_c.abs().max() > 0
-    torch.testing.assert_close(both, j_d + j_c, rtol=1e-3, atol=1e-6)
+def test_the_layer_table_works_out_the_side_of_convolutions(discriminator, size, channels):
+    """The formula as text ends in the side that the layer has."""
+    image = torch.zeros(1, channels, size, size)
+    for layer, i, o in sides_of_convolutions(discriminator, image):
+        assert size_formula(layer, i).endswith(f"= {o}")
 
 
-@pytest.mark.parametrize("loss", ["bce", "lsgan"])
-@pytest.mark.parametrize("kind", s.OPTIMIZERS)
-def test_each_step_moves_its_own_network_only(loss, kind):
-    """D's step leaves G's weights alone and G's step leaves D's; D's flags and running averages survive G's step."""
-    torch.manual_seed(0)
-    config = s.Config(optimizer=kind, image_size=32, lr_g=1e-2, lr_d=1e-2)
-    g, d = s.build_models("mtd", vars(config), 3)
-    opt = {n: s.make_optimizer(config, n, m.parameters()) for n, m in (("g", g), ("d", d))}
-
-    def snapshot(model):
-        return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-    def averages(model):
-        return torch.cat([b.detach().float().flatten() for n, b in model.named_buffers() if "running" in n])
-
-    before_g, before_d = snapshot(g), snapshot(d)
-    fake = s.augment(g(torch.randn(4, 100)), torch.ones(()))
-    s.discriminator_step(d, opt["d"], torch.randn(4, 3, 32, 32), fake, loss=loss, labels=torch.tensor([0, 1, 2, 0]))
-    assert torch.equal(before_g, snapshot(g)) and not torch.equal(before_d, snapshot(d))
-    before_d, statistics = snapshot(d), averages(d)
-    s.generator_step(d, opt["g"], fake, loss=loss)
-    assert not torch.equal(before_g, snapshot(g)) and torch.equal(before_d, snapshot(d))
-    assert torch.equal(statistics, averages(d)) and all(p.requires_grad for p in d.parameters())
+def test_the_layer_table_counts_every_parameter(generator):
+    """The column of parameters adds up to those of the network."""
+    rows = layer_table(generator, torch.zeros(1, 100))[1:]
+    counts = [int(row[3].replace(",", "")) for row in rows]
+    assert sum(counts) == sum(parameter.numel() for parameter in generator.parameters())
 
 
-def test_augmentation_is_differentiable_and_keeps_the_shape():
-    """Gradients flow to every image, and two draws differ."""
-    images = torch.rand(5, 3, 64, 64, requires_grad=True)
-    once, again = s.augment(images, torch.ones(())), s.augment(images, torch.ones(()))
-    once.sum().backward()
-    assert once.shape == images.shape and not torch.equal(once, again)
-    assert (images.grad.abs().sum((1, 2, 3)) > 0).all()
+def test_the_generator_draws_images_of_the_size_asked_for(generator, size, channels):
+    """(B, C, S, S) of noise (B, 100)."""
+    assert generator(torch.zeros(2, 100)).shape == (2, channels, size, size)
 
 
-def test_weak_augmentation_only_turns_and_flips():
-    """At strength 0 every result is one of the eight flips and turns of its image."""
-    images = torch.rand(16, 3, 8, 8)
-    for image, result in zip(images, s.augment(images, torch.zeros(()))):
-        eight = [torch.rot90(i, k, (1, 2)) for i in (image, image.flip(2)) for k in range(4)]
-        assert min((e - result).abs().max() for e in eight) < 1e-5
+def test_the_discriminator_ends_in_maps_of_4x4_and_one_number(discriminator, size, channels):
+    """The last two convolutions; the head of an MTD reads the output of the first of them."""
+    sides = sides_of_convolutions(discriminator, torch.zeros(1, channels, size, size))
+    assert [o for _, _, o in sides[-2:]] == [4, 1]
 
 
-def test_views_are_turns_of_a_cell_and_its_mirror_image():
-    """24 different ones: the first eight exact; a disc stays one, and the ninth is turned by 30 degrees."""
-    image = torch.rand(1, 3, 32, 32)
-    seen = list(s.views(image))
-    assert len(seen) == 24 and all(v.shape == image.shape for v in seen)
-    assert min((a - b).abs().max() for i, a in enumerate(seen) for b in seen[:i]) > 0.1
-    eight = [torch.rot90(i, k, (2, 3)) for i in (image, image.flip(3)) for k in range(4)]
-    assert all(torch.equal(a, b) for a, b in zip(seen, eight))
-    side = torch.linspace(-1, 1, 32)
-    radius = (side[:, None] ** 2 + side ** 2).sqrt()
-    disc = torch.sigmoid(8 * (0.6 - radius))[None, None] * (radius < 0.95)
-    assert max(((v - disc) * (radius < 0.95)).abs().max() for v in s.views(disc)) < 0.05
-    wedge = list(s.views((side[:, None] > 0.5 * side.abs()) * disc))[8] * (radius < 0.95)  # its centre of mass was below
-    assert abs(abs(math.degrees(math.atan2((wedge * side).sum(), (wedge * side[:, None]).sum()))) - 30) < 2
+# The assigned networks
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_predict_takes_the_mean_over_all_views_or_the_image_itself(turned):
-    """Of the stage over 24 views, of real against fake over the eight that are exact."""
-    model = s.MultiTaskDiscriminator(num_classes=4, image_size=32, width=16).eval()
-    model.classify.weight.data *= 100
-    index = {"rows": range(5), "labels": [0, 1, 2, 3, 0], "classes": list(s.STAGES)}
-    data = s.MalariaDataset(torch.randint(0, 255, (5, 32, 32, 3), dtype=torch.uint8), index, range(5))
-    with torch.no_grad():
-        reals, stages = zip(*[model(v) for v in s.views(data.batch(torch.arange(5)))])
-    found, count = s.predict(model, data, "bce", turned, batch_size=2), 24 if turned else 1
-    assert abs(found["probabilities"] - torch.stack(stages[:count]).softmax(2).mean(0).numpy()).max() < 1e-5
-    assert abs(found["real"] - torch.stack(reals[:min(8, count)]).sigmoid().mean(0).numpy()).max() < 1e-5
-    assert abs(found["probabilities"] - stages[3].softmax(1).numpy()).max() > 1e-3
+def test_the_assigned_linear_layer_makes_128_maps_of_4x4():
+    """G's default width."""
+    maps = malaria.Generator().project(torch.zeros(2, 100))
+    assert maps.shape == (2, 128, 4, 4)
 
 
-def test_augmentation_grows_as_d_overfits_only():
-    """All real images held for real: stronger; 80 % or fewer: weaker; it stays in [0, 1]."""
-    strength = torch.zeros(())
-    s.adapt(strength, torch.full((10,), 0.9), 0.1)
-    assert strength.item() == pytest.approx(0.1)
-    s.adapt(strength, torch.tensor([0.9] * 7 + [0.1] * 3), 0.3)
-    assert strength.item() == 0
-    s.adapt(strength, torch.ones(10), 5.0)
-    assert strength.item() == 1
+def test_the_generator_of_the_papers_figure_1():
+    """1024 channels at 4x4, halved at each transposed convolution; three colours at the end."""
+    generator = malaria.Generator(width=1024)
+    layers = [layer for layer in generator.blocks if isinstance(layer, nn.ConvTranspose2d)]
+    assert [layer.out_channels for layer in layers] == [512, 256, 128, 3]
 
 
-def cam_model():
-    torch.manual_seed(0)
-    return s.MultiTaskDiscriminator(num_classes=4, image_size=64, width=64), torch.randn(6, 3, 64, 64)
+def test_the_assigned_discriminator_has_128_maps_of_4x4():
+    """D's default width."""
+    maps = malaria.Discriminator().features(torch.zeros(1, 3, 64, 64))
+    assert maps.shape == (1, 128, 4, 4)
 
 
-def test_grad_cam_equals_captum():
-    """Raw maps of class logits and of the real/fake logit equal Captum's LayerGradCam with relu_attributions."""
-    model, images = cam_model()
-    model.eval()
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
-    ours = s.grad_cam(model, images, lambda out: out[1].gather(1, labels[:, None])[:, 0])
-    theirs = LayerGradCam(lambda x: model(x)[1], model.features).attribute(images, labels, relu_attributions=True)
-    torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
-    ours = s.grad_cam(model, images, lambda out: out[0])
-    theirs = LayerGradCam(lambda x: model(x)[0], model.features).attribute(images, relu_attributions=True)
-    torch.testing.assert_close(ours, theirs[:, 0].detach(), rtol=0, atol=1e-7)
-    assert ours.max() > 0
+def test_the_discriminator_gives_a_logit_an_image():
+    """real_logits (B,)."""
+    output = malaria.Discriminator()(torch.zeros(2, 3, 64, 64))
+    assert output.real_logits.shape == (2,)
 
 
-def test_grad_cam_leaves_the_model_as_it_was():
-    """Train mode, frozen flags, running averages, gradients and hooks are untouched."""
-    model, images = cam_model()
-    model.train().requires_grad_(False)
-    model.real_fake.eval()
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    s.grad_cam(model, images, lambda out: out[0])
-    assert model.training and not model.real_fake.training and not any(p.requires_grad for p in model.parameters())
-    assert all(p.grad is None for p in model.parameters()) and not model.features._forward_hooks
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+def test_the_discriminator_has_no_class_logits():
+    """None, where an MTD has some."""
+    output = malaria.Discriminator()(torch.zeros(2, 3, 64, 64))
+    assert output.class_logits is None
 
 
-def test_heat_maps_scale_and_say_when_there_is_nothing():
-    """Scaled to [0, 1] after bilinear resizing; a map without positive evidence stays zero and is flagged."""
-    raw = torch.zeros(2, 4, 4)
-    raw[0, 1, 2] = 3.0
-    maps, evidence = s.heat_maps(raw, 64)
-    assert maps.shape == (2, 64, 64) and evidence.tolist() == [True, False]
-    assert maps[0].max() == 1 and maps[0].min() == 0 and maps[1].abs().max() == 0
-    row, column = divmod(maps[0].argmax().item(), 64)
-    assert 16 <= row < 32 and 32 <= column < 48
+def test_the_mtd_gives_a_real_fake_logit_an_image(mtd, images):
+    """real_logits (B,)."""
+    assert mtd(images).real_logits.shape == (6,)
 
 
-def test_scores_by_hand():
-    """Accuracy, balanced accuracy over the classes present, and the confusion matrix of six answers."""
-    labels = np.array([0, 0, 0, 0, 1, 1])
-    found = s.classification_scores(labels, np.eye(3)[[0, 0, 0, 1, 1, 2]], ["a", "b", "c"])
-    assert found["accuracy"] == pytest.approx(4 / 6) and found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
-    assert found["confusion_matrix"] == [[3, 1, 0], [0, 1, 1], [0, 0, 0]] and found["per_class"]["a"]["precision"] == 1
-    assert found["standard_error"] == pytest.approx(((3 / 4 * 1 / 4 / 4 + 1 / 2 * 1 / 2 / 2) ** 0.5) / 2)
-    multi = s.classification_scores(np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.8], [0.2, 0.7]]), ["a", "b"])
-    assert multi["accuracy"] == 0.5 and multi["balanced_accuracy"] == 0.5
+def test_the_mtd_gives_a_logit_a_class(mtd, images):
+    """class_logits (B, n)."""
+    assert mtd(images).class_logits.shape == (6, 4)
 
 
-@pytest.mark.parametrize("row, column", [(4, 4), (4, 24), (20, 12), (26, 26)])
-def test_heat_maps_peak_at_planted_evidence(row, column):
-    """A head that answers to brightness, wherever it is: the map's peak lies on the one bright spot of a dark image."""
-    model = s.MultiTaskDiscriminator(num_classes=2, image_size=32, width=16).eval()
-    for layer in model.modules():
-        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
-            torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
-    image = torch.full((1, 3, 32, 32), -1.0)
-    image[:, :, row - 4:row + 4, column - 4:column + 4] = 1
-    raw = s.grad_cam(model, image, lambda out: out[1][:, 0])
-    maps, evidence = s.heat_maps(raw, 32)
-    y, x = divmod(maps[0].argmax().item(), 32)
-    assert evidence.all() and abs(y - row) <= 6 and abs(x - column) <= 6
+# The smoothing filter
 
 
-def test_quality_tells_alike_from_apart():
-    """KID is about 0 for two halves of one cloud and large for another cloud; all of a cloud is within itself, none far off."""
-    torch.manual_seed(0)
-    quality, cloud = s.Quality.__new__(s.Quality), torch.randn(200, 16)
-    assert abs(quality.kid(cloud[:100], cloud[100:])) < 0.2 < 1 < quality.kid(cloud, cloud + 3)
-    assert quality.frechet(cloud, cloud) == 0 and quality.frechet(cloud, cloud + 3) == pytest.approx(16 * 3 ** 2)
-    assert s.share_within(cloud, cloud) == 1 and s.share_within(cloud, cloud + 50) == 0
-    assert s.share_within(cloud, cloud[:100].repeat(2, 1)) == 1 > s.share_within(cloud[:1].repeat(200, 1), cloud)
+@pytest.fixture(params=[(3, 8), (16, 3)], ids=str)
+def upsampling(request):
+    """(filtered, plain): two transposed convolutions with the same weights."""
+    filtered = malaria.SmoothConvTranspose2d(*request.param, 4, 2, 1)
+    plain = nn.ConvTranspose2d(*request.param, 4, 2, 1)
+    plain.load_state_dict(filtered.state_dict())
+    return filtered, plain
 
 
-@pytest.mark.parametrize("cells", ((200, 150), (10, 40)))
-def test_frechet_distance_is_torchmetrics(cells):
-    """Fewer and more cells than features: the nuclear norm gives what torchmetrics gets from the covariances' eigenvalues."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    torch.manual_seed(0)
-    mix = torch.randn(20, 20)
-    a, b = torch.randn(cells[0], 20) @ mix, torch.randn(cells[1], 20) * 1.5 + 0.3
-    features = torch.nn.Identity()
-    features.num_features = 20
-    metric = FrechetInceptionDistance(features)
-    metric.update(a, real=True)
-    metric.update(b, real=False)
-    assert s.Quality.frechet(None, a, b) == pytest.approx(metric.compute().item(), rel=1e-4, abs=0.01)
+def inside_of_flat_map(layer):
+    """A layer's output for one flat colour, away from the border, where zero padding shows."""
+    maps = layer(torch.ones(1, layer.in_channels, 6, 6))
+    return maps[:, :, 3:-3, 3:-3]
 
 
-def test_a_conditional_generator_is_told_its_class():
-    """The class follows the noise, one-hot, in turn; another class gives another image; only an MTD's G can be told."""
-    settings = vars(s.Config(conditional=True, image_size=28))
-    plain, told = (s.build_models(task, settings, 3)[0].eval() for task in ("gan", "mtd"))
-    noise = s.latents(5, told, 0)
-    assert noise.shape == (5, 103) and noise[:, 100:].argmax(1).tolist() == [0, 1, 2, 0, 1]
-    assert torch.equal(noise[:, :100], s.latents(5, plain, 0))
-    other = torch.cat([noise[:, :100], noise[:, 100:].roll(1, 1)], 1)
-    assert not torch.allclose(told(noise), told(other))
+def test_a_plain_transposed_convolution_leaves_a_checkerboard(upsampling):
+    """A stride of 2 makes a pattern of period 2 of one flat colour."""
+    _, plain = upsampling
+    assert inside_of_flat_map(plain).std((2, 3)).min() > 0.01
 
 
-def test_the_game_of_an_mtd_has_the_datas_own_classes_and_the_head_balanced_ones():
-    """Nine cells in ten are of class 0: so are the game's, half a batch, and half of the head's, a whole batch after it."""
-    index = {"classes": ["a", "b"], "rows": range(100), "labels": [0] * 90 + [1] * 10}
-    data = s.MalariaDataset(torch.zeros(100, 32, 32, 3, dtype=torch.uint8), index, range(100))
-
-    def classes(task="mtd", **flags):
-        trainer = s.Trainer(task, s.Config(batch_size=8, image_size=32, **flags), index["classes"], torch.device("cpu"))
-        return data.labels[trainer.batches(data, 500)]
-
-    assert classes("gan").shape == (500, 8) and classes("gan").float().mean() == pytest.approx(0.1, abs=0.02)
-    assert classes()[:, :4].float().mean() == pytest.approx(0.1, abs=0.02)
-    assert classes()[:, 4:].shape == (500, 8) and classes()[:, 4:].float().mean() == pytest.approx(0.5, abs=0.03)
-    told, shared = classes(conditional=True), classes(augment=False)
-    assert torch.equal(told[:, :4], told[:, 4:8]) and torch.equal(told[:, 4:], shared)
+def test_a_filtered_one_leaves_no_checkerboard(upsampling):
+    """A flat colour stays flat."""
+    filtered, _ = upsampling
+    assert inside_of_flat_map(filtered).std((2, 3)).max() < 1e-6
 
 
-def test_the_script_stays_short():
-    """At most 1,500 lines, no function of more than 40."""
-    text = (ROOT / "rollNumber_05.py").read_text(encoding="utf-8")
-    lengths = {n.name: n.end_lineno - n.lineno + 1 for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)}
-    assert text.count("\n") <= 1500 and max(lengths.values()) <= 40, max(lengths, key=lengths.get)
+def test_the_filter_keeps_the_mean(upsampling):
+    """Its numbers add up to 1."""
+    means = [inside_of_flat_map(layer).mean((2, 3)) for layer in upsampling]
+    torch.testing.assert_close(*means, rtol=0, atol=1e-6)
+
+
+def test_the_filter_is_scipys(upsampling):
+    """(1 2 1)/4 along both sides, edges repeated."""
+    filtered, plain = upsampling
+    maps = torch.randn(2, filtered.in_channels, 5, 5)
+    line = np.array([1, 2, 1]) / 4
+    kernel = np.outer(line, line)[None, None]
+    expected = convolve(plain(maps).detach().numpy(), kernel, mode="nearest")
+    np.testing.assert_allclose(filtered(maps).detach().numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("smooth", "kind"), [(True, malaria.SmoothConvTranspose2d), (False, nn.ConvTranspose2d)]
+)
+def test_smooth_says_whether_the_generator_filters(smooth, kind):
+    """All transposed convolutions of a generator are of one kind."""
+    generator = malaria.Generator(smooth=smooth, width=16)
+    layers = [layer for layer in generator.blocks if isinstance(layer, nn.ConvTranspose2d)]
+    assert {type(layer) for layer in layers} == {kind}
+
+
+# Initialisation: Radford et al. 2016, section 4
+
+
+def test_weights_start_with_mean_0():
+    """Of N(0, 0.02)."""
+    weight = malaria.Generator(width=512).blocks[0].weight
+    assert weight.mean().item() == pytest.approx(0, abs=0.001)
+
+
+def test_weights_start_with_standard_deviation_002():
+    """Of N(0, 0.02)."""
+    weight = malaria.Generator(width=512).blocks[0].weight
+    assert weight.std().item() == pytest.approx(0.02, abs=0.001)
+
+
+def test_batch_norm_scales_start_with_mean_1():
+    """Of N(1, 0.02)."""
+    scales = malaria.Generator(width=512).project[2].weight
+    assert scales.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_batch_norm_scales_start_with_standard_deviation_002():
+    """Of N(1, 0.02)."""
+    scales = malaria.Generator(width=512).project[2].weight
+    assert scales.std().item() == pytest.approx(0.02, abs=0.003)
+
+
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_biases_start_at_0(task, small_config):
+    """Of every layer of both networks."""
+    networks = malaria.build_networks(task, vars(small_config()), 4)
+    for name, parameter in nn.ModuleList(networks).named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+
+
+# The MTD
+
+
+def test_the_mtd_adds_only_its_head_to_the_discriminator(mtd):
+    """What a discriminator's weights lack."""
+    discriminator = malaria.Discriminator(image_size=32, width=16)
+    missing, _ = mtd.load_state_dict(discriminator.state_dict(), strict=False)
+    assert {name.split(".")[0] for name in missing} == {"embed", "classify"}
+
+
+def test_the_mtd_has_all_of_the_discriminator(mtd):
+    """No weight of a discriminator is left over."""
+    discriminator = malaria.Discriminator(image_size=32, width=16)
+    _, unexpected = mtd.load_state_dict(discriminator.state_dict(), strict=False)
+    assert unexpected == []
+
+
+def test_the_mtd_with_a_discriminators_weights_tells_real_from_fake_as_it_does(mtd, images):
+    """The head does not disturb the trunk."""
+    discriminator = malaria.Discriminator(image_size=32, width=16)
+    mtd.load_state_dict(discriminator.state_dict(), strict=False)
+    assert torch.equal(mtd(images).real_logits, discriminator(images).real_logits)
+
+
+def test_the_head_has_two_fully_connected_layers(mtd):
+    """And the trunk none."""
+    assert sum(isinstance(module, nn.Linear) for module in mtd.modules()) == 2
+
+
+def probabilities_of_logits(logits, multi_label, images):
+    """MTD.probabilities of a head whose class logits are these numbers for every image."""
+    mtd = malaria.MultiTaskDiscriminator(
+        num_classes=len(logits), multi_label=multi_label, image_size=32, width=16
+    )
+    nn.init.zeros_(mtd.classify.weight)
+    mtd.classify.bias.data = torch.tensor(logits).float()
+    return mtd.eval().probabilities(images)[0].tolist()
+
+
+def test_class_probabilities_are_softmax(images):
+    """Logits log 1, log 2, log 3 and log 4: one tenth, two, three and four."""
+    logits = np.log([1.0, 2.0, 3.0, 4.0])
+    probabilities = probabilities_of_logits(logits, False, images)
+    assert probabilities == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_class_probabilities_of_several_labels_are_sigmoid(images):
+    """Logits log 1, log 3 and log 4: 1/2, 3/4 and 4/5, each for itself."""
+    logits = np.log([1.0, 3.0, 4.0])
+    probabilities = probabilities_of_logits(logits, True, images)
+    assert probabilities == pytest.approx([0.5, 0.75, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("view", "kind"), [("cell", malaria.SingleLabel), ("field", malaria.MultiLabel)]
+)
+def test_the_view_says_how_many_labels_an_image_has(view, kind, small_config):
+    """A cell is of one class, a field has several."""
+    _, mtd = malaria.build_networks("mtd", vars(small_config(view=view)), 3)
+    assert mtd.label_kind is kind
+
+
+# The conditional generator
+
+
+@pytest.fixture
+def conditional_generator(small_config):
+    """The generator of an MTD run with --conditional, of three classes, in eval mode."""
+    generator, _ = malaria.build_networks("mtd", vars(small_config(conditional=True)), 3)
+    return generator.eval()
+
+
+def test_the_generator_of_a_gan_is_never_conditional(small_config):
+    """Only an MTD says whether the class that G was given is in its image."""
+    generator, _ = malaria.build_networks("gan", vars(small_config(conditional=True)), 3)
+    assert generator.num_classes == 0
+
+
+def test_another_class_gives_another_image(conditional_generator):
+    """Of the same noise."""
+    noise = torch.randn(3, 100)
+    image = conditional_generator(noise, torch.tensor([0, 1, 2]))
+    other = conditional_generator(noise, torch.tensor([1, 2, 0]))
+    assert not torch.allclose(image, other)
+
+
+def test_a_class_number_stands_for_its_one_hot_row(conditional_generator):
+    """Labels (B,), and the same as (B, n)."""
+    noise = torch.randn(3, 100)
+    labels = torch.tensor([2, 0, 1])
+    image = conditional_generator(noise, labels)
+    assert torch.equal(image, conditional_generator(noise, torch.eye(3)[labels]))
+
+
+def test_several_classes_can_be_asked_for_at_once(conditional_generator):
+    """The rows of multi-label data, here two classes and none."""
+    noise = torch.randn(2, 100)
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    assert conditional_generator(noise, labels).shape == (2, 3, 32, 32)
+
+
+# Modes
+
+
+def set_some_modes(mtd):
+    """Put an MTD in train mode, but for its class head."""
+    mtd.train()
+    mtd.classify.eval()
+
+
+def modes_of(network):
+    """Whether each submodule is in train mode."""
+    return [module.training for module in network.modules()]
+
+
+def test_evaluating_puts_every_module_in_eval_mode(mtd):
+    """Inside the block."""
+    set_some_modes(mtd)
+    with malaria.evaluating(mtd):
+        assert not any(modes_of(mtd))
+
+
+def test_evaluating_restores_every_modules_own_mode(mtd):
+    """After the block."""
+    set_some_modes(mtd)
+    before = modes_of(mtd)
+    with malaria.evaluating(mtd):
+        pass
+    assert modes_of(mtd) == before
+
+
+def test_evaluating_restores_modes_after_an_exception(mtd):
+    """As after the block's own end."""
+    set_some_modes(mtd)
+    before = modes_of(mtd)
+    with pytest.raises(ZeroDivisionError), malaria.evaluating(mtd):
+        _ = 1 / 0
+    assert modes_of(mtd) == before
+
+
+def running_averages(network):
+    """The running means and variances of a network's batch norms, as one vector."""
+    averages = []
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            averages.append(buffer.flatten())
+    return torch.cat(averages)
+
+
+def test_frozen_statistics_keep_the_running_averages(mtd, images):
+    """A batch inside the block leaves them alone."""
+    before = running_averages(mtd)
+    with malaria.frozen_statistics(mtd):
+        mtd(images)
+    assert torch.equal(running_averages(mtd), before)
+
+
+def test_after_frozen_statistics_running_averages_move_again(mtd, images):
+    """The momentum is restored."""
+    before = running_averages(mtd)
+    with malaria.frozen_statistics(mtd):
+        pass
+    mtd(images)
+    assert not torch.equal(running_averages(mtd), before)

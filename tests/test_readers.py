@@ -1,555 +1,1019 @@
-"""Every data layout, written to disk as its makers do: what is read, into which split, and that crops show their cells.
+"""Every data layout, as its makers write it: what is read, into which split, and what crops show.
 
-Each cell is a disc in its class's colour, so the pixel in the middle of a crop tells whether image, box, axes, colour
-order and label belong together.
+A cell is a disc in its class's colour, so the pixel in the middle of a crop tells whether image,
+box, axes, colour order and label belong together.
 """
-import json
+
 import re
-import types
-import zipfile
 from pathlib import Path
 
 import cv2
+import layouts
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import rollNumber_05 as malaria
+from extras.fields import Cell, Field, merge_fields, stem_key
+from extras.splits import deal_splits
 
-COLOURS = {"ring": (200, 40, 90), "trophozoite": (40, 90, 200), "schizont": (30, 160, 60), "gametocyte": (230, 190, 20),
-           "red blood cell": (140, 80, 40), "leukocyte": (100, 30, 160), "difficult": (20, 20, 20)}  # RGB
-PLAIN, RADIUS, WIDTH, HEIGHT = (235, 225, 240), 14, 240, 150
-SPOTS = (40, 30), (120, 60), (200, 40), (70, 115), (160, 115)  # x, y
+SPLITS = ("train", "val", "test")
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 
-def paint(path, discs, size=(WIDTH, HEIGHT)):
-    """Write an image with a disc of its class's colour, any spelling, at every (name, x, y)."""
-    image = np.full((size[1], size[0], 3), PLAIN, np.uint8)
-    for name, x, y in discs:
-        colour = next(c for known, c in COLOURS.items() if known[:5] in name.lower())
-        cv2.circle(image, (x, y), RADIUS, colour, -1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100] if "j" in path.suffix.lower() else [])
 
-def smear(path, *names, shift=0):
-    """Write a field with one cell a name; returns [(name, (x, y, w, h))]."""
-    discs = [(name, x + shift, y) for name, (x, y) in zip(names, SPOTS)]
-    paint(path, discs)
-    return [(name, (x - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)) for name, x, y in discs]
+@pytest.fixture
+def root(tmp_path):
+    """The data folder of a test; its cache goes beside it."""
+    return tmp_path / "data"
 
-def write(path, content):
-    """Write text, or anything else as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
 
-def load(root, **flags):
-    """The data set of a folder or zip, its cache beside it."""
-    return malaria.load_data(malaria.Config(
-        data_path=str(root), results_dir=str(root.parent / "results"), **{"image_size": 32, **flags}))
+def cells_by_split(data):
+    """{split: {class: cells}}, without classes that a split has none of."""
+    cells = {}
+    for split, part in data.counts().items():
+        cells[split] = {name: number for name, number in part["cells"].items() if number}
+    return cells
 
-def tally(data):
-    """{split: {class: cells}}, without what is not there."""
-    return {s: {c: n for c, n in part["cells"].items() if n} for s, part in data.counts().items()}
 
-def check_crops(data):
-    """Every crop shows its class's colour in the middle and plain background in the corner."""
-    for crop, label in zip(data.uint8(np.arange(len(data))).astype(int), data.labels.tolist()):
-        assert np.abs(crop[16, 16] - COLOURS[data.classes[label]]).max() < 12, data.classes[label]
-        assert np.abs(crop[0, 0] - PLAIN).max() < 12
+def cells_in_all(data):
+    """{class: cells} of all splits together."""
+    numbers = data.multi_hot().sum(0).int().tolist()
+    return dict(zip(data.classes, numbers, strict=True))
 
-def verify(data, layout, cells, skipped=0):
-    """Layout, classes, skipped, cells (by split, or in all where splits are dealt), and every crop."""
-    assert layout in data.index["layout"] and layout in data.table()
-    assert data.index["skipped"] == skipped and f"skipped: {skipped}" in data.table()
-    by_split = tally(data)
-    total = {c: sum(part.get(c, 0) for part in by_split.values()) for c in data.classes}
-    if "train" in cells:
-        assert by_split == cells
-    else:
-        assert total == cells and all(part["images"] for part in data.counts().values())
-    assert data.classes == [c for c in COLOURS if c in total] and len(data) == sum(total.values())
-    check_crops(data)
+
+def assert_crops_show_their_cells(data):
+    """Assert that every crop has its class's colour in the middle, plain background in a corner."""
+    for crop, label in zip(data.uint8().astype(int), data.labels.tolist(), strict=True):
+        name = data.classes[label]
+        assert np.abs(crop[16, 16] - layouts.COLOURS[name]).max() < 12, name
+        assert np.abs(crop[0, 0] - layouts.PLAIN).max() < 12, name
+
+
+def distinct_images(data):
+    """How many images of a dataset differ from each other."""
+    return len(np.unique(data.uint8().reshape(len(data), -1), axis=0))
+
+
+def photograph(path, label="ring", split=None):
+    """A field of one cell."""
+    return Field(Path(path), [Cell(label, None)], split, set())
+
+
+# What all layouts share
+
+
+@pytest.mark.parametrize("writer", layouts.DATA_SETS.values(), ids=layouts.DATA_SETS)
+def test_every_crop_shows_its_cell(root, writer, load):
+    """Image, box, axes, colour order and label belong together in every layout."""
+    writer(root)
+    assert_crops_show_their_cells(load(root))
+
+
+@pytest.mark.parametrize("writer", layouts.DATA_SETS.values(), ids=layouts.DATA_SETS)
+def test_every_split_has_images(root, writer, load):
+    """Given or dealt, no split is empty."""
+    writer(root)
+    images = load(root).index.images
+    assert all(images[split] for split in SPLITS)
+
+
+def test_table(root, load):
+    """The text of --task data tells layout, skipped annotations, and the cells of each split."""
+    layouts.bbbc041(root)
+    data = load(root)
+    lines = data.table().splitlines()
+    assert lines[0] == "layout: BBBC041 JSON, skipped: 2"
+    assert lines[2].split() == ["split", "images", "cells", *data.classes]
+    assert lines[-1].split()[:3] == ["total", "39", "71"]
+
+
+def test_stages_come_in_the_order_of_a_life(root, load):
+    """The classes are in the order of the stages, whatever order the cells have."""
+    layouts.write_iml(root, [("gametocyte", "schizont", "trophozoite", "ring")] * 3)
+    assert load(root).classes == list(malaria.STAGES)
+
 
 # M5: Pascal-VOC XML
 
-def write_voc(path, cells, filename="", disk=""):
-    """A Pascal-VOC file of [(name, (x, y, w, h))]."""
-    objects = "".join(f"<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + w}</xmax>"
-                      f"<ymax>{y + h}</ymax></bndbox></object>" for name, (x, y, w, h) in cells)
-    write(path, f"<annotation><filename>{filename}</filename><path>{disk}</path>{objects}</annotation>")
+M5_READ = [  # flags, and the classes that they let in
+    ({}, ["ring"]),
+    ({"magnification": "400x"}, ["trophozoite"]),
+    ({"microscope": "lcm"}, ["schizont"]),
+    ({"magnification": "all"}, ["ring", "trophozoite"]),
+    ({"microscope": "both", "magnification": "all"}, ["ring", "trophozoite", "schizont"]),
+]
 
-def write_m5(root, microscope, magnification, cell, shift, lists=False):
-    """One microscope at one magnification: stems s0 to s3, with split folders or with split lists."""
-    for split, stems in {"train": ["s0", "s1"], "val": ["s2"], "test": ["s3"]}.items():
-        folder = root / "Annotations" / microscope / ("." if lists else split) / magnification
-        for name in (f"{stem}_{magnification}" for stem in stems):
-            cells = smear(root / "Images" / microscope / magnification / f"{name}.png", cell, shift=shift)
-            write_voc(folder / f"{name}.xml", cells, f"{name}.png")
-        if lists:
-            write(root / "Annotations" / microscope / split / f"{split}.txt", "\n".join(stems) + "\n")
 
 @pytest.mark.parametrize("lists", [False, True], ids=["split folders", "split lists"])
-def test_m5_microscopes_magnifications_and_splits(tmp_path, lists):
+@pytest.mark.parametrize("flags, classes", M5_READ)
+def test_m5_microscopes_magnifications_and_splits(root, flags, classes, lists, load):
     """The same stems at every microscope and magnification: each box finds the image of its own."""
-    root = tmp_path / "M5"
-    write_m5(root, "HCM", "1000x", "ring", 0, lists)
-    write_m5(root, "HCM", "400x", "trophozoite", 20, lists)
-    write_m5(root, "LCM", "1000x", "schizont", -20, lists)
-    three = ["ring", "trophozoite", "schizont"]
-    for flags, names in (({}, three[:1]), ({"magnification": "400x"}, three[1:2]), ({"microscope": "lcm"}, three[2:]),
-                         ({"magnification": "all"}, three[:2]), ({"microscope": "both", "magnification": "all"}, three)):
-        verify(load(root, **flags), "VOC", {s: dict.fromkeys(names, n) for s, n in (("train", 2), ("val", 1), ("test", 1))})
+    layouts.write_m5(root, "HCM", "1000x", "ring", 0, lists)
+    layouts.write_m5(root, "HCM", "400x", "trophozoite", 20, lists)
+    layouts.write_m5(root, "LCM", "1000x", "schizont", -20, lists)
+    data = load(root, **flags)
+    assert data.index.layout == "Pascal-VOC XML"
+    assert cells_by_split(data) == {
+        "train": dict.fromkeys(classes, 2),
+        "val": dict.fromkeys(classes, 1),
+        "test": dict.fromkeys(classes, 1),
+    }
+    assert_crops_show_their_cells(data)
 
-def test_m5_never_borrows_an_image(tmp_path):
-    """An annotation whose image is missing is skipped, though the same stem is there at another magnification."""
-    write_m5(tmp_path / "M5", "HCM", "1000x", "ring", 0)
-    write_m5(tmp_path / "M5", "HCM", "400x", "trophozoite", 20)
-    (tmp_path / "M5" / "Images" / "HCM" / "400x" / "s0_400x.png").unlink()
-    both = {"ring": 1, "trophozoite": 1}
-    verify(load(tmp_path / "M5", magnification="all"), "VOC",
-           {"train": {"ring": 2, "trophozoite": 1}, "val": both, "test": both}, skipped=1)
 
-@pytest.mark.parametrize("image, annotation, filename, disk", [
-    ("Images/HCM/1000x/s{}_1000x.png", "Annotations/HCM/1000x/s{}.xml", "", ""),
-    ("Images/HCM/1000x/s{}.png", "Annotations/HCM/1000x/s{}_1000x.xml", "", ""),
-    ("Images/HCM/1000x/smear {}.png", "Annotations/HCM/1000x/smear{}_1000x.xml", "smear {}.jpg", r"D:\scans\smear {}.jpg"),
-    ("Images/HCM/1000x/smear{}.png", "Annotations/HCM/1000x/00{}.xml", "smear {}.JPG", r"C:\M5 set\smear {}.JPG"),
-    ("s{}.png", "s{}.xml", "elsewhere.png", "/home/someone/elsewhere.png")],
-    ids=["no suffix in xml", "no suffix in image", "space and ending", "by filename alone", "beside the images"])
-def test_voc_image_names(tmp_path, image, annotation, filename, disk):
+def test_m5_never_borrows_an_image(root, load):
+    """An annotation without image is skipped, though another magnification has the same stem."""
+    layouts.write_m5(root, "HCM", "1000x", "ring", 0)
+    layouts.write_m5(root, "HCM", "400x", "trophozoite", 20)
+    (root / "Images" / "HCM" / "400x" / "s0_400x.png").unlink()
+    data = load(root, magnification="all")
+    assert data.index.skipped == 1
+    assert cells_by_split(data)["train"] == {"ring": 2, "trophozoite": 1}
+    assert_crops_show_their_cells(data)
+
+
+VOC_NAMES = {  # image, annotation, and what the XML has as filename and path
+    "no suffix in xml": ("Images/HCM/1000x/s{}_1000x.png", "Annotations/HCM/1000x/s{}.xml", "", ""),
+    "no suffix in image": (
+        "Images/HCM/1000x/s{}.png",
+        "Annotations/HCM/1000x/s{}_1000x.xml",
+        "",
+        "",
+    ),
+    "space and ending": (
+        "Images/HCM/1000x/smear {}.png",
+        "Annotations/HCM/1000x/smear{}_1000x.xml",
+        "smear {}.jpg",
+        r"D:\scans\smear {}.jpg",
+    ),
+    "by filename alone": (
+        "Images/HCM/1000x/smear{}.png",
+        "Annotations/HCM/1000x/00{}.xml",
+        "smear {}.JPG",
+        r"C:\M5 set\smear {}.JPG",
+    ),
+    "beside the images": ("s{}.png", "s{}.xml", "elsewhere.png", "/home/someone/elsewhere.png"),
+}
+
+
+@pytest.mark.parametrize(
+    "image, annotation, filename, disk", VOC_NAMES.values(), ids=VOC_NAMES.keys()
+)
+def test_voc_image_names(root, image, annotation, filename, disk, load):
     """An annotation finds its image however the two are named."""
-    for i in range(3):
-        cells = smear(tmp_path / "data" / image.format(i), "ring", "gametocyte", shift=10 * i)
-        write_voc(tmp_path / "data" / annotation.format(i), cells, filename.format(i), disk.format(i))
-    verify(load(tmp_path / "data"), "VOC", {"ring": 3, "gametocyte": 3})
+    for number in range(3):
+        image_path = root / image.format(number)
+        cells = layouts.smear(image_path, "ring", "gametocyte", shift=10 * number)
+        xml_path = root / annotation.format(number)
+        layouts.write_voc(xml_path, cells, filename.format(number), disk.format(number))
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 3, "gametocyte": 3}
+    assert_crops_show_their_cells(data)
 
-def test_voc_class_spellings_and_bad_boxes(tmp_path):
-    """Any case and spelling of a class; a box without area or outside the image is skipped and counted."""
-    names = "Ring", "RING ", "trophozoites", "Schizonts", "P_vivax_gametocyte"
-    for i in range(3):
-        cells = smear(tmp_path / "data" / f"s{i}.png", *names)
-        bad = [("ring", box) for box in ((60, 60, 0, 20), (60, 60, -9, 20), (60, 60, 20, -1), (WIDTH + 5, 5, 20, 20))]
-        write_voc(tmp_path / "data" / f"s{i}.xml", cells + bad)
-    verify(load(tmp_path / "data"), "VOC", {"ring": 6, "trophozoite": 3, "schizont": 3, "gametocyte": 3}, skipped=12)
+
+@pytest.mark.parametrize(
+    "images, annotations",
+    [
+        (["a/s {}.png", "a/s{}.png"], ["b/s {}.xml", "b/s{}.xml"]),
+        (["png/s{}.png", "png-HCM-1000x/s{}.png"], ["xml/s{}.xml", "xml-HCM-1000x/s{}.xml"]),
+    ],
+    ids=["same stem", "same microscope and magnification"],
+)
+def test_voc_of_two_images_the_closer_one(root, images, annotations, load):
+    """Where two images may be meant, it is the one whose name or folder says the same."""
+    for column, name in enumerate(["ring", "gametocyte"]):
+        for number in range(3):
+            image_path = root / images[column].format(number)
+            cells = layouts.smear(image_path, name, shift=20 * column)
+            layouts.write_voc(root / annotations[column].format(number), cells)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 3, "gametocyte": 3}
+    assert_crops_show_their_cells(data)
+
+
+def test_voc_class_spellings(root, load):
+    """Classes may be written in any case, in plural, with other words."""
+    layouts.write_voc_fields(root, [layouts.SPELLINGS] * 3)
+    assert cells_in_all(load(root)) == {
+        "ring": 6,
+        "trophozoite": 3,
+        "schizont": 3,
+        "gametocyte": 3,
+    }
+
+
+@pytest.mark.parametrize("box", layouts.BAD_BOXES)
+def test_voc_bad_boxes(root, box, load):
+    """A box without area or outside the image is skipped and counted."""
+    layouts.write_voc_fields(root, [("ring",)] * 3)
+    layouts.add_to_voc(root / "s00.xml", [("ring", box)])
+    data = load(root)
+    assert data.index.skipped == 1
+    assert cells_in_all(data) == {"ring": 3}
+
 
 # IML
 
-def write_iml(root, fields, images="IML_Malaria", ending="JPG", numbers=str):
-    """annotations.json and its images, of one tuple of class names a field."""
-    content = []
-    for i, names in enumerate(fields):
-        cells = smear(root / images / f"PA{i:03d}.{ending}", *names, shift=i % 4)
-        content.append({"image_name": f"PA{i:03d}.{ending}", "objects": [
-            {"type": name, "bbox": dict(zip("xywh", map(numbers, box)))} for name, box in cells]})
-    write(root / "annotations.json", content)
-    return content
-
-SPECIMEN = [("ring", "red blood cell", "difficult"), ("gametocyte", "red blood cell"), ("ring", "trophozoite"),
-            ("red blood cell",)]
 
 @pytest.mark.parametrize("numbers", [str, int, float])
-def test_iml_reads_the_stages(tmp_path, numbers):
-    """Numbers as strings or not; red blood cells and difficult cells only when asked for."""
-    write_iml(tmp_path / "iml", SPECIMEN, numbers=numbers)
-    verify(load(tmp_path / "iml"), "IML", {"ring": 2, "trophozoite": 1, "gametocyte": 1})
-    verify(load(tmp_path / "iml", classes="Ring,RBC,difficult"), "IML", {"ring": 2, "red blood cell": 3, "difficult": 1})
+def test_iml_numbers(root, numbers, load):
+    """A box's numbers may be strings."""
+    layouts.write_iml(root, layouts.SPECIMEN, numbers=numbers)
+    data = load(root)
+    assert data.index.layout == "IML annotations.json"
+    assert cells_in_all(data) == {"ring": 2, "trophozoite": 1, "gametocyte": 1}
+    assert_crops_show_their_cells(data)
 
-def test_iml_boxes_at_and_past_the_border(tmp_path):
-    """A box that touches or passes the border gives a square inside the image with the cell at its edge."""
-    discs = [("ring", 5, 70), ("gametocyte", WIDTH - 5, 70), ("trophozoite", 120, 3), ("schizont", 120, HEIGHT - 1 - RADIUS)]
-    for i in range(3):
-        paint(tmp_path / "iml" / f"{i}.png", discs)
-    boxes = [{"type": n, "bbox": {"x": x - RADIUS, "y": y - RADIUS, "w": 28, "h": 28}} for n, x, y in discs]
-    write(tmp_path / "iml" / "annotations.json", [{"image_name": f"{i}.png", "objects": boxes} for i in range(3)])
-    data = load(tmp_path / "iml")
-    assert tally(data)["test"] == dict.fromkeys(malaria.STAGES, 1) and data.index["skipped"] == 0
-    place = {"ring": (16, 5), "gametocyte": (16, 26), "trophozoite": (3, 16), "schizont": (17, 16)}  # row, column
-    for crop, label in zip(data.uint8(np.arange(len(data))).astype(int), data.labels.tolist()):
+
+def test_iml_red_blood_cells_only_when_asked_for(root, load):
+    """--classes lets in what is not a stage, difficult cells too."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    data = load(root, classes="Ring,RBC,difficult")
+    assert cells_in_all(data) == {"ring": 2, "red blood cell": 3, "difficult": 1}
+    assert_crops_show_their_cells(data)
+
+
+def write_border_cells(root):
+    """Write three IML fields with a cell over each border of the image, or just touching it."""
+    discs = [
+        ("ring", 5, 70),
+        ("gametocyte", layouts.WIDTH - 5, 70),
+        ("trophozoite", 120, 3),
+        ("schizont", 120, layouts.HEIGHT - 1 - layouts.RADIUS),
+    ]
+    objects = []
+    for name, x, y in discs:
+        box = (x - layouts.RADIUS, y - layouts.RADIUS, 2 * layouts.RADIUS, 2 * layouts.RADIUS)
+        objects.append(layouts.iml_object(name, box))
+    fields = []
+    for number in range(3):
+        layouts.paint(root / f"{number}.png", discs)
+        fields.append({"image_name": f"{number}.png", "objects": objects})
+    layouts.write(root / "annotations.json", fields)
+
+
+def test_boxes_past_the_border_are_used(root, load):
+    """A box that touches or passes the border is no bad box."""
+    write_border_cells(root)
+    data = load(root)
+    assert data.index.skipped == 0
+    assert cells_by_split(data)["test"] == dict.fromkeys(malaria.STAGES, 1)
+
+
+def test_crops_at_the_border(root, load):
+    """The square is shifted into the image, so that the cell is at the crop's edge."""
+    write_border_cells(root)
+    data = load(root)
+    places = {  # row, column of each disc's middle, of 32
+        "ring": (16, 5),
+        "gametocyte": (16, 26),
+        "trophozoite": (3, 16),
+        "schizont": (17, 16),
+    }
+    for crop, label in zip(data.uint8().astype(int), data.labels.tolist(), strict=True):
         name = data.classes[label]
-        assert np.abs(crop[place[name]] - COLOURS[name]).max() < 5
+        assert np.abs(crop[places[name]] - layouts.COLOURS[name]).max() < 5, name
+
 
 # BBBC041
 
-def test_bbbc041(tmp_path):
-    """test.json is the test split; val is dealt out of training.json; stages only, unless asked."""
-    def item(stem, *names):
-        objects = [{"bounding_box": {"minimum": {"r": y, "c": x}, "maximum": {"r": y + h, "c": x + w}}, "category": name}
-                   for name, (x, y, w, h) in smear(tmp_path / "malaria" / "images" / f"{stem}.png", *names)]
-        return {"image": {"checksum": "0", "pathname": f"/images/{stem}.png"}, "objects": objects}
 
-    write(tmp_path / "malaria" / "training.json", [item(stem, "trophozoite", "red blood cell", "leukocyte") for stem in "abcd"])
-    write(tmp_path / "malaria" / "test.json", [item(stem, "ring", "schizont", "red blood cell") for stem in "ef"])
-    data = load(tmp_path / "malaria")
-    assert tally(data)["test"] == {"ring": 2, "schizont": 2}
-    assert set(tally(data)["train"]) == set(tally(data)["val"]) == {"trophozoite"}
-    verify(data, "BBBC041", {"ring": 2, "trophozoite": 4, "schizont": 2})
-    data = load(tmp_path / "malaria", classes="red blood cell,leukocyte")
-    verify(data, "BBBC041", {"red blood cell": 6, "leukocyte": 4})
-    assert tally(data)["test"] == {"red blood cell": 2}
+def write_six_bbbc041_images(root):
+    """Write four training and two test images of a BBBC041 set."""
+    training = dict.fromkeys("abcd", ("trophozoite", "red blood cell", "leukocyte"))
+    test = dict.fromkeys("ef", ("ring", "schizont", "red blood cell"))
+    layouts.write_bbbc041(root, training, test)
+
+
+def test_bbbc041_splits(root, load):
+    """test.json is the test split; val is dealt out of training.json."""
+    write_six_bbbc041_images(root)
+    data = load(root)
+    assert data.index.layout == "BBBC041 JSON"
+    cells = cells_by_split(data)
+    assert cells["test"] == {"ring": 2, "schizont": 2}
+    assert set(cells["train"]) == {"trophozoite"}
+    assert set(cells["val"]) == {"trophozoite"}
+    assert cells_in_all(data)["trophozoite"] == 4
+
+
+def test_bbbc041_blood_cells_only_when_asked_for(root, load):
+    """--classes lets in red blood cells and leukocytes, in the order given."""
+    write_six_bbbc041_images(root)
+    data = load(root, classes="red blood cell,leukocyte")
+    assert data.classes == ["red blood cell", "leukocyte"]
+    assert cells_in_all(data) == {"red blood cell": 6, "leukocyte": 4}
+    assert cells_by_split(data)["test"] == {"red blood cell": 2}
+    assert_crops_show_their_cells(data)
+
 
 # COCO
 
-def write_coco(path, images, fields):
-    """A COCO file and its images, of {file name: class names}."""
-    names, content = ["parasites", "ring", "Gametocyte"], {"images": [], "annotations": []}
-    for i, (file, cells) in enumerate(fields.items()):
-        content["images"].append({"id": 7 + i, "file_name": file, "width": WIDTH, "height": HEIGHT})
-        for name, box in smear(images / file, *cells, shift=i):
-            content["annotations"].append({"id": len(content["annotations"]), "image_id": 7 + i, "bbox": box,
-                                           "category_id": names.index(name), "area": box[2] * box[3], "iscrowd": 0})
-    write(path, {"info": {}, **content, "categories": [{"id": i, "name": n} for i, n in enumerate(names)]})
 
-def test_coco_beside_the_images(tmp_path):
-    """Roboflow's export: _annotations.coco.json in train, valid and test; the same file name may be in each."""
-    for split, n in (("train", 3), ("valid", 1), ("test", 2)):
-        cells = ("ring", "Gametocyte") if split == "train" else ("Gametocyte", "ring", "ring")
-        write_coco(tmp_path / "coco" / split / "_annotations.coco.json", tmp_path / "coco" / split,
-                   {f"smear-{i}_png.rf.0a{i}.png": cells for i in range(n)})
-    verify(load(tmp_path / "coco"), "COCO", {"train": {"ring": 3, "gametocyte": 3}, "val": {"ring": 2, "gametocyte": 1},
-                                             "test": {"ring": 4, "gametocyte": 2}})
+def test_coco_beside_the_images(root, load):
+    """Roboflow's export: the same file name may be in train, valid and test."""
+    names_by_split = {
+        "train": ["ring", "Gametocyte"],
+        "valid": ["Gametocyte", "ring", "ring"],
+        "test": ["Gametocyte", "ring", "ring"],
+    }
+    for split, count in (("train", 3), ("valid", 1), ("test", 2)):
+        files = [f"smear-{number}_png.rf.0a{number}.png" for number in range(count)]
+        fields = dict.fromkeys(files, names_by_split[split])
+        layouts.write_coco(root / split / "_annotations.coco.json", root / split, fields)
+    data = load(root)
+    assert data.index.layout == "COCO JSON"
+    assert cells_by_split(data) == {
+        "train": {"ring": 3, "gametocyte": 3},
+        "val": {"ring": 2, "gametocyte": 1},
+        "test": {"ring": 4, "gametocyte": 2},
+    }
+    assert_crops_show_their_cells(data)
 
-def test_coco_as_published(tmp_path):
-    """instances_train2017.json and instances_val2017.json beside train2017/ and val2017/: test is dealt out of train."""
-    for split, n in (("train", 4), ("val", 2)):
-        write_coco(tmp_path / "coco" / "annotations" / f"instances_{split}2017.json", tmp_path / "coco" / f"{split}2017",
-                   {f"{i:012d}.png": ["ring", "Gametocyte"][: 1 + (split == "val")] for i in range(n)})
-    data = load(tmp_path / "coco")
-    verify(data, "COCO", {"ring": 6, "gametocyte": 2})
-    assert tally(data)["val"] == {"ring": 2, "gametocyte": 2} and tally(data)["test"]["ring"] >= 1
+
+def test_coco_as_published(root, load):
+    """instances_val2017.json is the val split; test is dealt out of train."""
+    names_by_split = {"train": ["ring"], "val": ["ring", "Gametocyte"]}
+    for split, count in (("train", 4), ("val", 2)):
+        files = [f"{number:012d}.png" for number in range(count)]
+        fields = dict.fromkeys(files, names_by_split[split])
+        annotations = root / "annotations" / f"instances_{split}2017.json"
+        layouts.write_coco(annotations, root / f"{split}2017", fields)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6, "gametocyte": 2}
+    assert cells_by_split(data)["val"] == {"ring": 2, "gametocyte": 2}
+    assert cells_by_split(data)["test"]["ring"] >= 1
+    assert_crops_show_their_cells(data)
+
+
+def test_same_name_in_folders_of_a_coco_file(root, load):
+    """file_name may carry a folder: 'a/0.png' and 'b/0.png' are two images."""
+    fields = {}
+    for folder, names in (("a", ["ring"]), ("b", ["ring", "Gametocyte"])):
+        for number in range(3):
+            fields[f"{folder}/{number}.png"] = names
+    layouts.write_coco(root / "annotations.json", root / "images", fields)
+    assert cells_in_all(load(root)) == {"ring": 6, "gametocyte": 3}
+    assert distinct_images(load(root, view="field")) == 6
+
 
 # YOLO
 
-def yolo_line(index, box, polygon=False):
-    """A label line: index, then centre and size, or corner points, in fractions of the image."""
-    x, y, w, h = np.divide(box, (WIDTH, HEIGHT, WIDTH, HEIGHT))
-    angles = np.arange(0, 2 * np.pi, np.pi / 4)
-    points = np.stack([x + w / 2 + w / 2 * np.cos(angles), y + h / 2 + h / 2 * np.sin(angles)], 1).ravel()
-    return " ".join(map(str, [index, *(points if polygon else (x + w / 2, y + h / 2, w, h))]))
+CLASS_NAME_FILES = {
+    "yaml list": ("data.yaml", "train: images/train\nnc: 2\nnames: [ring, Gametocyte]\n"),
+    "yaml dict": ("malaria.yml", "names:\n  0: ring\n  1: Gametocyte\n"),
+    "classes.txt": ("classes.txt", "ring\nGametocyte\n"),
+    "classes.txt in labels": ("labels/classes.txt", "ring\nGametocyte\n"),
+}
+YOLO_PLACES = {
+    "images/SPLIT": ("images/{split}", "labels/{split}"),
+    "SPLIT/images": ("{split}/images", "{split}/labels"),
+}
 
-@pytest.mark.parametrize("names", [
-    {"data.yaml": "train: images/train\nnc: 2\nnames: [ring, Gametocyte]\n"},
-    {"malaria.yml": "names:\n  0: ring\n  1: Gametocyte\n"},
-    {"classes.txt": "ring\nGametocyte\n"}, {"labels/classes.txt": "ring\nGametocyte\n"}],
-    ids=["yaml list", "yaml dict", "classes.txt", "classes.txt in labels"])
-@pytest.mark.parametrize("pattern", ["images/{s}/{i}.png labels/{s}/{i}.txt", "{s}/images/{i}.png {s}/labels/{i}.txt"])
-def test_yolo(tmp_path, names, pattern):
-    """Boxes and polygons; the same stems in every split; an image without cells has an empty file."""
-    for split, n in (("train", 2), ("valid", 1), ("test", 1)):
-        for i in range(n):
-            image, label = (tmp_path / "yolo" / p.format(s=split, i=i) for p in pattern.split())
-            (_, a), (_, b) = smear(image, "ring", "gametocyte", shift={"train": 0, "valid": 9, "test": 18}[split])
-            write(label, f"{yolo_line(0, a)}\n{yolo_line(1, b, polygon=True)}\n")
-        smear(image.with_name("empty.png"))
-        write(label.with_name("empty.txt"), "")
-    for file, text in names.items():
-        write(tmp_path / "yolo" / file, text)
-    both = {"ring": 1, "gametocyte": 1}
-    verify(load(tmp_path / "yolo"), "YOLO", {"train": {"ring": 2, "gametocyte": 2}, "val": both, "test": both})
 
-# class folders
+def write_yolo_splits(root, image_folder, label_folder):
+    """Write 2 + 1 + 1 images with a boxed ring and an outlined gametocyte; stems repeat."""
+    for split, count, shift in (("train", 2, 0), ("valid", 1, 9), ("test", 1, 18)):
+        images = root / image_folder.format(split=split)
+        labels = root / label_folder.format(split=split)
+        for number in range(count):
+            layouts.write_yolo(
+                images / f"{number}.png",
+                labels / f"{number}.txt",
+                ["ring", "Gametocyte"],
+                shift,
+                polygons=True,
+            )
+        layouts.write_yolo(images / "empty.png", labels / "empty.txt", [])
 
-@pytest.mark.parametrize("pattern", ["{c}/{i}.png", "{s}/{c}/{i}.png", "{c}/{s}/{i}.png"])
-def test_class_folders(tmp_path, pattern):
-    """Whole images named by their folder; the same file name in two class folders stays two images."""
-    for c in ("Rings", "gametocyte"):
-        for i, s in enumerate(("train", "train", "val", "test", "test")):
-            paint(tmp_path / "cells" / pattern.format(c=c, s=s, i=i), [(c, 18 + i, 15)], size=(40, 30))
-    each = {s: {"ring": n, "gametocyte": n} for s, n in (("train", 2), ("val", 1), ("test", 2))}
-    verify(load(tmp_path / "cells"), "class folders", each if "{s}" in pattern else {"ring": 5, "gametocyte": 5})
 
-def test_split_folders_with_set_in_their_name(tmp_path):
-    """TrainSet, test_data and valset are splits, above the class folders as below them."""
-    for c in ("ring", "gametocyte"):
-        for i, (s, below) in enumerate((("TrainSet", 0), ("test_data", 0), ("valset", 1))):
-            paint(tmp_path / "cells" / (f"{c}/{s}/{i}.png" if below else f"{s}/{c}/{i}.png"), [(c, 18 + i, 15)], size=(40, 30))
-    one = {"ring": 1, "gametocyte": 1}
-    verify(load(tmp_path / "cells"), "class folders", {"train": one, "val": one, "test": one})
-
-def test_copies_of_a_crop_count_once(tmp_path):
-    """A tree that holds itself once more, as a public set does, gives no image twice; the same image in two classes stays."""
-    for i in range(6):
-        for c in ("ring", "gametocyte"):
-            for above in ("cells", "cells/cells"):
-                paint(tmp_path / above / c / f"{i}.png", [("ring" if i == 5 else c, 14 + i, 15)], size=(40, 30))
-    data = load(tmp_path / "cells")
-    assert data.index["layout"] == "class folders" and sum(map(len, tally(data).values())) >= 3
-    assert data.labels.bincount().tolist() == [6, 6] and len(np.unique(data.uint8(range(12)).reshape(12, -1), axis=0)) == 11
-
-def test_split_lists_that_name_folders(tmp_path):
-    """Images numbered anew in each class folder: the folder in the line says which one it is."""
-    where = {"train": (("ring", 0), ("ring", 1), ("gametocyte", 2)), "val": (("ring", 2), ("gametocyte", 0)),
-             "test": (("gametocyte", 1),)}
-    for split, images in where.items():
-        write(tmp_path / "cells" / f"{split}.txt", "\n".join(f"cells/{c}/{i}.png" for c, i in images))
-        for c, i in images:
-            paint(tmp_path / "cells" / c / f"{i}.png", [(c, 18 + i, 15)], size=(40, 30))
-    verify(load(tmp_path / "cells"), "class folders", {
-        "train": {"ring": 2, "gametocyte": 1}, "val": {"ring": 1, "gametocyte": 1}, "test": {"gametocyte": 1}})
-
-def test_an_image_in_two_files_is_one_field(tmp_path):
-    """One JSON a class, and one image told of in both: its cells come together, a repeated one once, none in two splits."""
-    for i in range(9):
-        cells = smear(tmp_path / "data" / f"{i}.png", "ring", "gametocyte")
-        for k, file in enumerate(("rings.json", "rest.json", "old.json")):
-            told = [] if not (path := tmp_path / "data" / file).exists() else json.loads(path.read_text())
-            told.append({"image_name": f"{i}.png", "objects": [
-                {"type": t, "bbox": dict(zip("xywh", map(str, box)))} for t, box in cells[k % 2:k % 2 + 1]]})
-            write(path, told)
-    data = load(tmp_path / "data")
-    verify(data, "IML", {"ring": 9, "gametocyte": 9})
-    split = dict(zip(data.index["sources"], data.index["splits"]))
-    assert all(split[n] == s for n, s in zip(data.index["sources"], data.index["splits"]))
-
-# zip
-
-def test_zip_reads_as_its_folder(tmp_path):
-    """A zip of a data folder gives the same images and labels, with an outer folder or without one."""
-    write_iml(tmp_path / "iml", SPECIMEN)
-    expected = load(tmp_path / "iml")
-    for outer in ("", "IML/"):
-        with zipfile.ZipFile(tmp_path / "iml.zip", "w") as archive:
-            for path in (tmp_path / "iml").rglob("*.*"):
-                archive.write(path, outer + path.relative_to(tmp_path / "iml").as_posix())
-        data = load(tmp_path / "iml.zip")
-        verify(data, "IML", {"ring": 2, "trophozoite": 1, "gametocyte": 1})
-        assert np.array_equal(data.uint8(np.arange(4)), expected.uint8(np.arange(4)))
-
-# what all layouts share
-
-def write_pairs(root, layout):
-    """Folders a and b that hold images of the same name, each with a ring of its own place."""
-    for shift, (folder, cell) in enumerate((("a", "ring"), ("b", "gametocyte"))):
-        for i in range(3):
-            cells = smear(root / "images" / folder / f"{i}.png", cell, shift=40 * shift)
-            if layout == "VOC":
-                write_voc(root / "xml" / folder / f"{i}.xml", cells)
-            if layout == "YOLO":
-                write(root / "labels" / folder / f"{i}.txt", yolo_line(shift, cells[0][1]))
-    write(root / "classes.txt", "ring\ngametocyte\n")
-
-@pytest.mark.parametrize("layout", ["VOC", "YOLO"])
-def test_same_name_in_parallel_folders(tmp_path, layout):
-    """Folder trees side by side whose file names repeat: every annotation finds the image of its own folder."""
-    write_pairs(tmp_path / "data", layout)
-    verify(load(tmp_path / "data"), layout, {"ring": 3, "gametocyte": 3})
-
-def test_same_name_in_folders_of_a_coco_file(tmp_path):
-    """file_name may carry a folder: 'a/0.png' and 'b/0.png' are two images."""
-    cells = {"a": ["ring"], "b": ["ring", "Gametocyte"]}
-    write_coco(tmp_path / "data" / "annotations.json", tmp_path / "data" / "images",
-               {f"{folder}/{i}.png": cells[folder] for folder in cells for i in range(3)})
-    verify(load(tmp_path / "data"), "COCO", {"ring": 6, "gametocyte": 3})
-    data = load(tmp_path / "data", view="field")
-    assert len(np.unique(data.uint8(np.arange(6)).reshape(6, -1), axis=0)) == 6
-
-def test_same_stem_with_two_endings_in_a_class_folder(tmp_path):
-    """1.png and 1.jpg in one class folder are two images."""
-    for c in ("ring", "gametocyte"):
-        for shift, name in enumerate(("1.png", "1.jpg", "2.png")):
-            paint(tmp_path / "cells" / c / name, [(c, 15 + shift, 16)], size=(32, 32))
-    data = load(tmp_path / "cells")
-    verify(data, "class folders", {"ring": 3, "gametocyte": 3})
-    assert len(np.unique(data.uint8(np.arange(6)).reshape(6, -1), axis=0)) == 6
-
-@pytest.mark.parametrize("layout", ["VOC", "IML", "COCO"])
-def test_damaged_annotation_among_good_ones(tmp_path, layout):
-    """An annotation file that cannot be parsed is skipped, counted and named; the rest is read."""
-    root = tmp_path / "data"
-    if layout == "VOC":
-        for i in range(3):
-            write_voc(root / f"{i}.xml", smear(root / f"{i}.png", "ring"))
-    if layout == "IML":
-        write_iml(root, [("ring",)] * 3)
-    if layout == "COCO":
-        write_coco(root / "train" / "a.json", root / "train", {f"{i}.png": ["ring"] for i in range(3)})
-    write(root / "broken.xml" if layout == "VOC" else root / "broken.json", "[{<annotation>")
+@pytest.mark.parametrize("names_file, text", CLASS_NAME_FILES.values(), ids=CLASS_NAME_FILES.keys())
+@pytest.mark.parametrize("folders", YOLO_PLACES.values(), ids=YOLO_PLACES.keys())
+def test_yolo(root, folders, names_file, text, load):
+    """Boxes and polygons, wherever images, labels and the names of the classes are."""
+    write_yolo_splits(root, *folders)
+    layouts.write(root / names_file, text)
     data = load(root)
-    verify(data, layout, {"ring": 3}, skipped=1)
+    assert data.index.layout == "YOLO text labels"
+    assert cells_by_split(data) == {
+        "train": {"ring": 2, "gametocyte": 2},
+        "val": {"ring": 1, "gametocyte": 1},
+        "test": {"ring": 1, "gametocyte": 1},
+    }
+    assert_crops_show_their_cells(data)
+
+
+def test_yolo_image_without_cells(root, load):
+    """An empty label file tells of an image without cells, which is not skipped."""
+    write_yolo_splits(root, *YOLO_PLACES["images/SPLIT"])
+    layouts.write(root / "classes.txt", "ring\nGametocyte\n")
+    data = load(root)
+    assert data.index.skipped == 0
+    assert data.index.images == {"train": 3, "val": 2, "test": 2}
+
+
+# Class folders
+
+CLASS_FOLDERS = ["Rings", "gametocyte"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{split}/{folder}/{number}.png", "{folder}/{split}/{number}.png"]
+)
+def test_class_folders_and_split_folders(root, pattern, load):
+    """Whole images named by their folder, with split folders above or below it."""
+    splits = ["train", "train", "val", "test", "test"]
+    layouts.write_class_folders(root, pattern, CLASS_FOLDERS, splits)
+    data = load(root)
+    assert data.index.layout == "class folders"
+    assert cells_by_split(data) == {
+        "train": {"ring": 2, "gametocyte": 2},
+        "val": {"ring": 1, "gametocyte": 1},
+        "test": {"ring": 2, "gametocyte": 2},
+    }
+    assert_crops_show_their_cells(data)
+
+
+def test_same_name_in_two_class_folders(root, load):
+    """The same file name in two class folders is two images."""
+    layouts.write_class_folders(root, "{folder}/{number}.png", CLASS_FOLDERS, ["none"] * 5)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 5, "gametocyte": 5}
+    assert_crops_show_their_cells(data)
+
+
+def test_same_stem_with_two_endings_in_a_class_folder(root, load):
+    """1.png and 1.jpg in one class folder are two images."""
+    for folder in CLASS_FOLDERS:
+        for shift, file in enumerate(("1.png", "1.jpg", "2.png")):
+            layouts.paint(root / folder / file, [(folder, 15 + shift, 16)], size=(32, 32))
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 3, "gametocyte": 3}
+    assert distinct_images(data) == 6
+
+
+@pytest.mark.parametrize(
+    "folder, split",
+    [("TrainSet", "train"), ("test_data", "test"), ("valset", "val"), ("train2017", "train")],
+)
+@pytest.mark.parametrize(
+    "pattern", ["{split}/{folder}/{number}.png", "{folder}/{split}/{number}.png"]
+)
+def test_split_folders_with_more_in_their_name(root, pattern, folder, split, load):
+    """TrainSet, test_data and valset are splits, above the class folders as below them."""
+    others = {"train", "val", "test"} - {split}
+    layouts.write_class_folders(root, pattern, CLASS_FOLDERS, [folder, *sorted(others)])
+    data = load(root)
+    assert cells_by_split(data)[split] == {"ring": 1, "gametocyte": 1}
+
+
+def test_copies_of_a_crop_count_once(root, load):
+    """A tree that holds itself once more, as a public set does, gives no image twice."""
+    for pattern in ("{folder}/{number}.png", "cells/{folder}/{number}.png"):
+        layouts.write_class_folders(root, pattern, CLASS_FOLDERS, ["none"] * 6)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6, "gametocyte": 6}
+    assert distinct_images(data) == 12
+
+
+def test_one_image_in_two_classes_stays_in_both(root, load):
+    """Which of two labels of the same image is right cannot be told."""
+    layouts.write_class_folders(root, "{folder}/{number}.png", CLASS_FOLDERS, ["none"] * 6)
+    for folder in CLASS_FOLDERS:
+        layouts.paint(root / folder / "6.png", [("ring", 19, 15)], size=(40, 30))
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 7, "gametocyte": 7}
+    assert distinct_images(data) == 13
+
+
+def test_split_lists_that_name_folders(root, load):
+    """Images numbered anew in each class folder: the folder in the line says which one it is."""
+    images_by_split = {
+        "train": [("ring", 0), ("ring", 1), ("gametocyte", 2)],
+        "val": [("ring", 2), ("gametocyte", 0)],
+        "test": [("gametocyte", 1)],
+    }
+    for split, images in images_by_split.items():
+        lines = []
+        for folder, number in images:
+            lines.append(f"cells/{folder}/{number}.png")
+            path = root / folder / f"{number}.png"
+            layouts.paint(path, [(folder, 18 + number, 15)], size=(40, 30))
+        layouts.write(root / f"{split}.txt", "\n".join(lines))
+    data = load(root)
+    assert cells_by_split(data) == {
+        "train": {"ring": 2, "gametocyte": 1},
+        "val": {"ring": 1, "gametocyte": 1},
+        "test": {"gametocyte": 1},
+    }
+    assert_crops_show_their_cells(data)
+
+
+# Images and annotations that repeat, lack or are damaged
+
+
+def test_cells_of_an_image_in_two_files_come_together(root, load):
+    """One JSON a class, and a copy of one of them: every cell counts once."""
+    layouts.iml_two_files(root)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 9, "gametocyte": 9}
+    assert_crops_show_their_cells(data)
+
+
+def test_an_image_in_two_files_is_in_one_split(root, load):
+    """The cells of an image share its split, whichever file tells of them."""
+    layouts.iml_two_files(root)
+    index = load(root).index
+    assert len(set(index.sources)) == 9
+    assert len(set(zip(index.sources, index.splits, strict=True))) == 9
+
+
+@pytest.mark.parametrize("splits", [("val", None), (None, "val")], ids=["first", "last"])
+def test_of_an_image_with_and_without_split_only_the_former_counts(splits):
+    """A second list of the same images, which tells no split, adds nothing to them."""
+    fields = []
+    for split in splits:
+        label = "gametocyte" if split is None else "ring"
+        fields.append(photograph("0.png", label, split))
+    (merged,) = merge_fields(fields)
+    assert merged.split == "val"
+    assert merged.cells == [Cell("ring", None)]
+
+
+@pytest.mark.parametrize("layout", ["voc", "yolo"])
+def test_same_name_in_parallel_folders(root, layout, load):
+    """File names repeat: every annotation finds the image of its own folder."""
+    layouts.write_pairs(root, layout)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 3, "gametocyte": 3}
+    assert_crops_show_their_cells(data)
+
+
+def write_five_rings_voc(root):
+    """Write five fields with a ring each, and an XML file that cannot be parsed."""
+    layouts.write_voc_fields(root, [("ring",)] * 5)
+    layouts.write(root / "broken.xml", "[{<annotation>")
+
+
+def write_five_rings_iml(root):
+    """Write five fields with a ring each, and a JSON file that cannot be parsed."""
+    layouts.write_iml(root, [("ring",)] * 5)
+    layouts.write(root / "broken.json", "[{<annotation>")
+
+
+def write_five_rings_coco(root):
+    """Write five fields with a ring each, and a JSON file that cannot be parsed."""
+    fields = dict.fromkeys([f"{number}.png" for number in range(5)], ["ring"])
+    layouts.write_coco(root / "coco.json", root, fields)
+    layouts.write(root / "broken.json", "[{<annotation>")
+
+
+@pytest.mark.parametrize(
+    "writer", [write_five_rings_voc, write_five_rings_iml, write_five_rings_coco]
+)
+def test_damaged_annotation_among_good_ones(root, writer, load):
+    """An annotation file that cannot be parsed is skipped, counted and named; the rest is read."""
+    writer(root)
+    data = load(root)
+    assert data.index.skipped == 1
     assert "broken" in data.table()
+    assert cells_in_all(data) == {"ring": 5}
 
-@pytest.mark.parametrize("bad", [
-    [30, 20, float("inf"), 9], [30, float("nan"), 9, 9], [30, 20, 9], [], None, ["26", "16", "28", "28"]],
-    ids=["infinite", "nan", "three numbers", "empty", "null", "strings"])
-def test_unusable_box_among_good_ones(tmp_path, bad):
-    """A box that is not four finite numbers is skipped and counted (as strings it may also be read)."""
-    write_coco(tmp_path / "data" / "coco.json", tmp_path / "data", {f"{i}.png": ["ring"] for i in range(5)})
-    content = json.loads((tmp_path / "data" / "coco.json").read_text())
-    content["annotations"][0]["bbox"] = bad
-    write(tmp_path / "data" / "coco.json", content)
-    data = load(tmp_path / "data")
-    assert len(data) + data.index["skipped"] == 5 and len(data) >= 4
-    check_crops(data)
 
-@pytest.mark.parametrize("damage", ["cut.png", "cut.jpg", "text.png", "missing.jpg"])
-def test_bad_image_among_good_ones(tmp_path, damage):
-    """A file that ends too early, holds something else or is not there is skipped and counted."""
-    kind, ending = damage.split(".")
-    write_iml(tmp_path / "iml", [("ring",)] * 5, ending=ending)
-    path = tmp_path / "iml" / "IML_Malaria" / f"PA002.{ending}"
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2] if kind == "cut" else b"not an image")
-    if kind == "missing":
-        path.unlink()
-    data = load(tmp_path / "iml")
-    assert len(data) == 4 and data.index["skipped"] == 1
-    check_crops(data)
+UNUSABLE_BOXES = {
+    "infinite": [30, 20, float("inf"), 9],
+    "nan": [30, float("nan"), 9, 9],
+    "three numbers": [30, 20, 9],
+    "empty": [],
+    "null": None,
+}
 
-def test_second_load_comes_from_the_cache(tmp_path):
-    """Nothing is written the second time; a changed annotation file is noticed."""
-    content = write_iml(tmp_path / "iml", SPECIMEN)
-    first = load(tmp_path / "iml")
-    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*")}
-    again = load(tmp_path / "iml")
-    assert stamps and stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*")}
-    assert np.array_equal(first.uint8(np.arange(4)), again.uint8(np.arange(4))) and first.index == again.index
-    content[3]["objects"].append({"type": "schizont", "bbox": {"x": "1", "y": "1", "w": "20", "h": "20"}})
-    write(tmp_path / "iml" / "annotations.json", content)
-    assert load(tmp_path / "iml").classes == ["ring", "trophozoite", "schizont", "gametocyte"]
 
-def test_field_view_is_multi_label(tmp_path):
-    """--view field: whole images with a 0/1 label a class, fields without a stage too."""
-    write_iml(tmp_path / "iml", SPECIMEN)
-    data = load(tmp_path / "iml", view="field")
-    assert data.classes == ["ring", "trophozoite", "gametocyte"] and data.labels.dtype.is_floating_point
-    assert data.labels.tolist() == [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]] and data.uint8([0]).shape == (1, 32, 32, 3)
+def write_rings_and_box(root, box):
+    """Write five fields with a ring each, the first with this value as its box."""
+    fields = dict.fromkeys([f"{number}.png" for number in range(5)], ["ring"])
+    layouts.write_coco(root / "coco.json", root, fields)
+    layouts.spoil_coco_boxes(root / "coco.json", [box])
 
-def test_grey(tmp_path):
-    """--channels 1: the luma of every crop, in [-1, 1] when batched."""
-    write_iml(tmp_path / "iml", SPECIMEN, ending="png")
-    data = load(tmp_path / "iml", channels=1)
-    crops = data.uint8(np.arange(len(data)))
-    for crop, label in zip(crops, data.labels.tolist()):
-        assert abs(crop[16, 16, 0] - np.dot(COLOURS[data.classes[label]], (0.299, 0.587, 0.114))) < 2
-    images = data.batch(data.where)
-    assert crops.shape == (4, 32, 32, 1) and images.shape == (4, 1, 32, 32) and -1 <= images.min() <= images.max() <= 1
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "16-bit colour", "16-bit grey"])
-def test_image_modes(tmp_path, mode):
-    """Every PNG mode comes as uint8 RGB, or as grey when asked."""
-    rgb = np.zeros((6, 9, 3), np.uint8) + np.uint8((250, 120, 10))
-    rgb[:3] = 10, 200, 90
-    if "L" == mode or "grey" in mode:
-        rgb[:] = rgb[:, :, :1]
-    if "16" in mode:
-        wide = rgb.astype(np.uint16) * 257
-        cv2.imwrite(str(tmp_path / "x.png"), wide[:, :, ::-1] if "colour" in mode else wide[:, :, 0])
+@pytest.mark.parametrize("box", UNUSABLE_BOXES.values(), ids=UNUSABLE_BOXES.keys())
+def test_unusable_box_among_good_ones(root, box, load):
+    """A box that is not four finite numbers is skipped and counted."""
+    write_rings_and_box(root, box)
+    data = load(root)
+    assert data.index.skipped == 1
+    assert len(data) == 4
+    assert_crops_show_their_cells(data)
+
+
+def test_coco_box_of_strings(root, load):
+    """A box of strings is read as numbers or skipped and counted, but never read amiss."""
+    write_rings_and_box(root, ["26", "16", "28", "28"])
+    data = load(root)
+    assert len(data) + data.index.skipped == 5
+    assert len(data) >= 4
+    assert_crops_show_their_cells(data)
+
+
+def cut_short(path):
+    """Leave only the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def replace_by_text(path):
+    """Put text into an image file."""
+    path.write_bytes(b"not an image")
+
+
+BAD_IMAGES = {
+    "cut png": ("png", cut_short),
+    "cut jpg": ("jpg", cut_short),
+    "text": ("png", replace_by_text),
+    "missing": ("jpg", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("ending, damage", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+def test_bad_image_among_good_ones(root, ending, damage, load):
+    """An image that ends too early, is none or is not there is skipped and counted."""
+    layouts.write_iml(root, [("ring",)] * 5, ending=ending)
+    damage(root / "IML_Malaria" / f"PA002.{ending}")
+    data = load(root)
+    assert data.index.skipped == 1
+    assert len(data) == 4
+    assert_crops_show_their_cells(data)
+
+
+# Zip and cache
+
+
+@pytest.mark.parametrize("outer", ["", "IML/"])
+def test_zip_reads_as_its_folder(root, tmp_path, outer, load):
+    """A zip of a data folder gives the same, with an outer folder or without one."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    layouts.write_zip(tmp_path / "data.zip", root, outer)
+    folder_data = load(root)
+    zip_data = load(tmp_path / "data.zip")
+    assert zip_data.index.layout == "IML annotations.json"
+    assert np.array_equal(zip_data.uint8(), folder_data.uint8())
+    assert torch.equal(zip_data.labels, folder_data.labels)
+
+
+def modification_times(folder):
+    """{path: time of the last change} of everything in a folder."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_second_load_writes_nothing(root, tmp_path, load):
+    """What was read once comes from the cache."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    load(root)
+    times = modification_times(tmp_path / "results")
+    load(root)
+    assert times
+    assert modification_times(tmp_path / "results") == times
+
+
+def test_second_load_gives_the_same(root, load):
+    """The cache holds images and index as they were read."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    first = load(root)
+    second = load(root)
+    assert np.array_equal(first.uint8(), second.uint8())
+    assert first.index == second.index
+
+
+def test_changed_annotations_are_read_again(root, load):
+    """The cache is not used after a file of the data has changed."""
+    content = layouts.write_iml(root, layouts.SPECIMEN)
+    load(root)
+    content[3]["objects"].append(layouts.iml_object("schizont", (1, 1, 20, 20)))
+    layouts.write(root / "annotations.json", content)
+    assert "schizont" in load(root).classes
+
+
+# Views and images
+
+
+def test_field_view_has_a_label_for_every_class(root, load):
+    """--view field: a 0 or 1 for each class, for fields without a stage too."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    data = load(root, view="field")
+    assert data.classes == ["ring", "trophozoite", "gametocyte"]
+    assert data.labels.tolist() == [[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]]
+    assert data.labels.dtype == torch.float32
+
+
+def test_field_view_has_whole_images(root, load):
+    """--view field: images are whole, one a field, in the size asked for."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    data = load(root, view="field")
+    assert data.index.boxes == [None] * 4
+    assert data.uint8().shape == (4, 32, 32, 3)
+
+
+def test_grey_crops(root, load):
+    """--channels 1: crops are the luma of what is in the images."""
+    layouts.write_iml(root, layouts.SPECIMEN, ending="png")
+    data = load(root, channels=1)
+    crops = data.uint8()
+    assert crops.shape == (4, 32, 32, 1)
+    for crop, label in zip(crops, data.labels.tolist(), strict=True):
+        luma = np.dot(layouts.COLOURS[data.classes[label]], LUMA)
+        assert crop[16, 16, 0] == pytest.approx(luma, abs=2)
+
+
+def test_grey_batches(root, load):
+    """--channels 1: batches have one channel, in [-1, 1]."""
+    layouts.write_iml(root, layouts.SPECIMEN)
+    images = load(root, channels=1).__getitems__([0, 1, 2, 3]).images
+    assert images.shape == (4, 1, 32, 32)
+    assert images.min() >= -1
+    assert images.max() <= 1
+
+
+def two_colours(grey=False):
+    """An image uint8 (6, 9, 3): one colour above another, or two shades of grey."""
+    image = np.full((6, 9, 3), (250, 120, 10), np.uint8)
+    image[:3] = (10, 200, 90)
+    if grey:
+        image[:] = image[:, :, :1]
+    return image
+
+
+def write_colour_mode(path, mode):
+    """Write two_colours in a mode of Pillow's; returns what is to be read."""
+    expected = two_colours(grey=mode == "L")
+    image = Image.fromarray(expected).convert(mode, palette=Image.Palette.ADAPTIVE)
+    image.save(path)
+    return expected
+
+
+def write_16_bits(path, mode):
+    """Write two_colours as PNG of 16 bits a channel; returns what is to be read."""
+    expected = two_colours(grey=mode == "grey")
+    wide = expected.astype(np.uint16) * 257
+    if mode == "grey":
+        cv2.imwrite(str(path), wide[:, :, 0])
     else:
-        Image.fromarray(rgb).convert(mode, palette=Image.Palette.ADAPTIVE).save(tmp_path / "x.png")
+        cv2.imwrite(str(path), wide[:, :, ::-1])
+    return expected
+
+
+IMAGE_MODES = {
+    "RGB": (write_colour_mode, "RGB"),
+    "RGBA": (write_colour_mode, "RGBA"),
+    "palette": (write_colour_mode, "P"),
+    "grey": (write_colour_mode, "L"),
+    "16-bit colour": (write_16_bits, "colour"),
+    "16-bit grey": (write_16_bits, "grey"),
+}
+
+
+@pytest.mark.parametrize("writer, mode", IMAGE_MODES.values(), ids=IMAGE_MODES.keys())
+def test_image_modes_in_colour(tmp_path, writer, mode):
+    """Every PNG mode comes as uint8 RGB."""
+    expected = writer(tmp_path / "x.png", mode)
     image = malaria.read_image(tmp_path / "x.png")
-    assert image.dtype == np.uint8 and image.shape == rgb.shape and np.abs(image.astype(int) - rgb).max() <= 1
-    grey = malaria.read_image(tmp_path / "x.png", channels=1)
-    assert grey.shape == (6, 9, 1) and np.abs(grey[..., 0] - rgb @ (0.299, 0.587, 0.114)).max() <= 1.5
+    assert image.dtype == np.uint8
+    assert image.shape == (6, 9, 3)
+    assert image.astype(int) == pytest.approx(expected.astype(int), abs=1)
 
-def test_read_image_refuses_other_files(tmp_path):
-    """Text, an empty file, a folder and nothing at all are named in a UsageError."""
-    write(tmp_path / "text.png", "not an image")
-    write(tmp_path / "empty.png", "")
-    for name in ("text.png", "empty.png", "missing.png", "."):
-        with pytest.raises(malaria.UsageError, match=str(tmp_path / name)):
-            malaria.read_image(tmp_path / name)
 
-@pytest.mark.parametrize("box, corner, side", [
-    ((40, 30, 10, 20), (34, 29), 22), ((90, 70, 20, 20), (78, 58), 22), ((-8, -8, 20, 20), (0, 0), 22),
-    ((0, 35, 4, 10), (0, 35), 11), ((-50, -50, 400, 300), (10, 0), 80), ((50, 40, 0.5, 0.5), (50, 40), 1)])
-def test_crop_is_a_square_inside_the_image(box, corner, side):
+@pytest.mark.parametrize("writer, mode", IMAGE_MODES.values(), ids=IMAGE_MODES.keys())
+def test_image_modes_in_grey(tmp_path, writer, mode):
+    """Every PNG mode comes as its luma when grey is asked for."""
+    expected = writer(tmp_path / "x.png", mode)
+    image = malaria.read_image(tmp_path / "x.png", channels=1)
+    assert image.shape == (6, 9, 1)
+    assert image[:, :, 0].astype(int) == pytest.approx(expected @ LUMA, abs=1.5)
+
+
+@pytest.mark.parametrize("name", ["text.png", "empty.png", "missing.png", "."])
+def test_read_image_refuses_other_files(tmp_path, name):
+    """Text, an empty file, nothing at all and a folder are named in a UsageError."""
+    layouts.write(tmp_path / "text.png", "not an image")
+    layouts.write(tmp_path / "empty.png", "")
+    with pytest.raises(malaria.UsageError, match=re.escape(str(tmp_path / name))):
+        malaria.read_image(tmp_path / name)
+
+
+SQUARES = {  # box; left, top and side of its square in an image of 100 x 80
+    "longer side": ((40, 30, 10, 20), (34, 29, 22)),
+    "lower right corner": ((90, 70, 20, 20), (78, 58, 22)),
+    "upper left corner": ((-8, -8, 20, 20), (0, 0, 22)),
+    "left border": ((0, 35, 4, 10), (0, 34, 11)),
+    "larger than the image": ((-50, -50, 400, 300), (20, 0, 80)),
+    "smaller than a pixel": ((50, 40, 0.5, 0.5), (50, 40, 1)),
+}
+
+
+@pytest.mark.parametrize("box, square", SQUARES.values(), ids=SQUARES.keys())
+def test_crop_is_a_square_inside_the_image(box, square):
     """1.1 times the longer side, centred, and shifted rather than padded at the border."""
     y, x = np.mgrid[:80, :100]
-    crop = malaria.crop_cell(np.stack([x, y, 0 * x], 2).astype(np.uint8), box, side).astype(int)
-    assert crop.shape == (side, side, 3) and np.abs(crop[0, 0, :2] - corner).max() <= (60 if side == 80 else 1)
-    assert (np.diff(crop[0, :, 0]) == 1).all() and (np.diff(crop[:, 0, 1]) == 1).all()
+    image = np.stack([x, y, 0 * x], 2).astype(np.uint8)
+    left, top, side = square
+    crop = malaria.crop_cell(image, box, side)
+    assert np.array_equal(crop, image[top : top + side, left : left + side])
+
 
 @pytest.mark.parametrize("box", [(10, 10, 0, 5), (10, 10, 5, -1), (100, 10, 5, 5), (10, -9, 5, 9)])
 def test_crop_of_nothing(box):
     """A box without area in the image is refused."""
-    with pytest.raises(ValueError):
-        malaria.crop_cell(np.zeros((80, 100, 3), np.uint8), box, 32)
+    image = np.zeros((80, 100, 3), np.uint8)
+    with pytest.raises(ValueError, match="no area"):
+        malaria.crop_cell(image, box, 32)
 
-# splits
 
-def dealt(n, classes=("ring", "gametocyte"), given=lambda i: None):
-    """The splits that deal_splits gives to n fields in name order."""
-    fields = [photograph(f"{i:03}.png", classes[i * i % len(classes)], given(i)) for i in range(n)]
-    malaria.deal_splits(fields, list(classes))
-    return [f.split for f in fields]
+# Splits
 
-def photograph(path, cell, split=None):
-    """A field of one cell."""
-    return types.SimpleNamespace(path=Path(path), split=split, cells=[(cell, None)])
+
+def splits_of(fields):
+    """The splits of fields after they were dealt."""
+    deal_splits(fields, ["ring", "gametocyte"])
+    return [field.split for field in fields]
+
+
+def row_of_fields(count):
+    """`count` fields in name order without a split, of rings and gametocytes."""
+    fields = []
+    for number in range(count):
+        label = ("ring", "gametocyte")[number * number % 2]
+        fields.append(photograph(f"{number:03}.png", label))
+    return fields
+
 
 def test_splits_keep_neighbours_together():
-    """Blocks of eight stay whole; val and test get about 15 % each; it is the same every time."""
-    splits = dealt(160)
-    assert all(len(set(splits[i:i + 8])) == 1 for i in range(0, 160, 8))
-    assert all(0.1 <= splits.count(s) / 160 <= 0.2 for s in ("val", "test")) and splits == dealt(160)
+    """Blocks of eight neighbours stay whole."""
+    splits = splits_of(row_of_fields(160))
+    for start in range(0, 160, 8):
+        assert len(set(splits[start : start + 8])) == 1
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_share_of_dealt_splits(split):
+    """Val and test get about 15 % each."""
+    share = splits_of(row_of_fields(160)).count(split) / 160
+    assert 0.1 <= share <= 0.2
+
+
+def test_splits_are_dealt_alike_every_time():
+    """Dealing depends on the data alone."""
+    assert splits_of(row_of_fields(160)) == splits_of(row_of_fields(160))
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7, 15, 29])
+def test_no_split_stays_empty(count):
+    """Every split gets an image, with three images too, and train a third of them at least."""
+    splits = splits_of(row_of_fields(count))
+    assert set(splits) == {"train", "val", "test"}
+    assert splits.count("train") >= count / 3
+
 
 def test_photographs_of_one_place_stay_together():
-    """Both microscopes and every magnification of a place share a split, however they say so, and its neighbours' too."""
-    names = ["HCM/100x/s{:03}_100x.png", "HCM/1000x/s{:03}.png", "LCM/s{:03}.jpg", "lcm_1000x/s{:03}_1000x.png",
-             "hcm 400x/S{:03}400x.png"]
-    fields = [photograph(name.format(i), "ring") for n, name in enumerate(names) for i in range(n % 2, 96, 1 + n % 2)]
-    malaria.deal_splits(fields, ["ring"])
-    by_place = {}
-    for f in fields:
-        by_place.setdefault(re.search(r"/[sS](\d{3})", str(f.path))[1], set()).add(f.split)
-    assert [by_place[f"{i:03}"] for i in range(96)] == [{split} for split in dealt(96, ("ring",))]
+    """Both microscopes and every magnification of a place share the split that it has alone."""
+    patterns = [
+        "HCM/100x/s{:03}_100x.png",
+        "HCM/1000x/s{:03}.png",
+        "LCM/s{:03}.jpg",
+        "lcm_1000x/s{:03}_1000x.png",
+        "hcm 400x/S{:03}400x.png",
+    ]
+    fields = []
+    places = []
+    for column, pattern in enumerate(patterns):
+        step = 1 + column % 2  # some photograph every second place only
+        for place in range(column % 2, 96, step):
+            fields.append(photograph(pattern.format(place)))
+            places.append(place)
+    alone = splits_of([photograph(f"{place:03}.png") for place in range(96)])
+    assert splits_of(fields) == [alone[place] for place in places]
 
-@pytest.mark.parametrize("folder", ["", "test/"])
+
+@pytest.mark.parametrize("folder", ["", "test/"], ids=["list", "folder"])
 def test_a_place_has_the_split_given_to_one_photograph(folder):
-    """A test list or folder that has one magnification holds for the others, though these are in neither."""
-    told = [(m, i, m == "1000x" and i < 8) for m in ("100x", "1000x") for i in range(40)]
-    fields = [photograph(f"{m}/{folder * test}s{i:03}_{m}.png", "ring", "test" if test else None) for m, i, test in told]
-    malaria.deal_splits(fields, ["ring"])
-    assert [f.split for f in fields[:8] + fields[40:48]] == ["test"] * 16
-    assert {f.split for f in fields[8:40] + fields[48:]} == {"train", "val"}
+    """A test list or folder of one magnification holds for the others, which are in neither."""
+    low = [photograph(f"100x/s{place:03}_100x.png") for place in range(40)]
+    high = [photograph(f"1000x/s{place:03}_1000x.png") for place in range(8, 40)]
+    tested = []
+    for place in range(8):
+        path = f"1000x/{folder}s{place:03}_1000x.png"
+        tested.append(photograph(path, split="test"))
+    splits_of(low + tested + high)
+    assert {field.split for field in low[:8] + tested} == {"test"}
+    assert {field.split for field in low[8:] + high} == {"train", "val"}
+
 
 def test_numbered_names_are_places_of_their_own():
     """train1, train2, ... are images, not one image's splits."""
-    fields = [photograph(f"train{i}.png", "ring") for i in range(40)]
-    malaria.deal_splits(fields, ["ring"])
-    assert {f.split for f in fields} == set(malaria.SPLITS)
+    fields = [photograph(f"train{number}.png") for number in range(40)]
+    assert set(splits_of(fields)) == set(SPLITS)
 
-@pytest.mark.parametrize("n", [3, 4, 5, 7, 15, 29])
-def test_no_split_stays_empty(n):
-    """Every split gets an image, with three images too, and train most of them."""
-    splits = dealt(n)
-    assert set(splits) == {"train", "val", "test"} and splits.count("train") >= n / 3
 
 @pytest.mark.parametrize("rest", ["train", None])
 def test_given_splits_are_used(rest):
-    """A given test split stays, whether the rest is called train or nothing; only val is dealt, out of the rest."""
-    splits = dealt(20, given=lambda i: "test" if i % 2 else rest)
-    assert all(s == "test" for s in splits[1::2]) and set(splits[::2]) == {"train", "val"}
+    """A given test split stays, whatever the rest is called; only val is dealt, out of the rest."""
+    fields = row_of_fields(20)
+    for number, field in enumerate(fields):
+        field.split = "test" if number % 2 else rest
+    splits = splits_of(fields)
+    assert splits[1::2] == ["test"] * 10
+    assert set(splits[::2]) == {"train", "val"}
 
-@pytest.mark.parametrize("line", ["PA_{}", "PA_{}_1000x.jpg", "images/PA_{}.png", "PA_{} 1", "PA {}", "PA {}.jpg"])
-def test_lines_of_split_lists(tmp_path, line):
-    """Stems or file names, with a folder or a VOC flag after them, with spaces where the image's name has them."""
-    lists = {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}
-    for split, numbers in lists.items():
-        write(tmp_path / "data" / "ImageSets" / f"{split}.txt", "\r\n".join(map(line.format, numbers)))
-        for i in numbers:
-            name = tmp_path / "data" / f"PA{' ' if 'PA ' in line else '_'}{i}.png"
-            write_voc(name.with_suffix(".xml"), smear(name, "ring"))
-    verify(load(tmp_path / "data"), "VOC", {split: {"ring": len(numbers)} for split, numbers in lists.items()})
 
-# names
+LIST_LINES = {  # a line, and the name of its image
+    "stem": ("PA_{}", "PA_{}.png"),
+    "magnification": ("PA_{}_1000x.jpg", "PA_{}.png"),
+    "folder": ("images/PA_{}.png", "PA_{}.png"),
+    "flag": ("PA_{} 1", "PA_{}.png"),
+    "space": ("PA {}", "PA {}.png"),
+    "space and ending": ("PA {}.jpg", "PA {}.png"),
+}
 
-@pytest.mark.parametrize("spelling, name", [
-    ("P_vivax Rings", "ring"), ("RING ", "ring"), ("YoungTrophozoite", "trophozoite"), ("late-trophs", "trophozoite"),
-    ("SCHISONT", "schizont"), ("gametocytes.", "gametocyte"), ("RedBloodCell", "red blood cell"),
-    ("Uninfected", "red blood cell"), ("Healthy RBC", "red blood cell"), ("Infected RBC", "infected rbc"),
-    ("Parasitized red-blood-cells", "parasitized red blood cells"), ("cells, other", "cells other"),
-    ("leucocyte", "leukocyte"), ("string", "string"), ("Babesia  Bovis", "babesia bovis")])
+
+@pytest.mark.parametrize("line, file", LIST_LINES.values(), ids=LIST_LINES.keys())
+def test_lines_of_split_lists(root, line, file, load):
+    """Stems or file names, with a folder or a VOC flag, with spaces where the image's has them."""
+    numbers_by_split = {"train": [0, 1, 2], "val": [3], "test": [4, 5]}
+    for split, numbers in numbers_by_split.items():
+        lines = [line.format(number) for number in numbers]
+        layouts.write(root / "ImageSets" / f"{split}.txt", "\r\n".join(lines))
+        for number in numbers:
+            image = root / file.format(number)
+            layouts.write_voc(image.with_suffix(".xml"), layouts.smear(image, "ring"))
+    assert cells_by_split(load(root)) == {
+        "train": {"ring": 3},
+        "val": {"ring": 1},
+        "test": {"ring": 2},
+    }
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "spelling, name",
+    [
+        ("P_vivax Rings", "ring"),
+        ("RING ", "ring"),
+        ("YoungTrophozoite", "trophozoite"),
+        ("late-trophs", "trophozoite"),
+        ("SCHISONT", "schizont"),
+        ("gametocytes.", "gametocyte"),
+        ("RedBloodCell", "red blood cell"),
+        ("Uninfected", "red blood cell"),
+        ("Healthy RBC", "red blood cell"),
+        ("Infected RBC", "infected rbc"),
+        ("Parasitized red-blood-cells", "parasitized red blood cells"),
+        ("cells, other", "cells other"),
+        ("leucocyte", "leukocyte"),
+        ("string", "string"),
+        ("Babesia  Bovis", "babesia bovis"),
+    ],
+)
 def test_canonical_class(spelling, name):
     """Known classes in any spelling; unknown ones in lower case."""
     assert malaria.canonical_class(spelling) == name
 
-def test_classes_that_the_data_lacks():
-    """Names that are not there are refused, for they may be misspelt, but not where a comma at the end allows it (test.py)."""
-    assert malaria.choose_classes({"cat", "dog"}, "bird,cat,dog,") == ["bird", "cat", "dog"]
-    for asked in ("bird,cat,dog", "bird,"):
-        with pytest.raises(malaria.UsageError, match="cat, dog"):
-            malaria.choose_classes({"cat", "dog"}, asked)
 
-def test_stem_key():
-    """Folders of either kind, case, spaces, ending and magnification do not count; other dots and numbers do."""
-    same = ("Images/HCM/Smear 1_1000x.PNG", r"D:\M5\smear 1.jpg", "smear1-400x.xml", "SMEAR1", "smear1_100x")
-    assert {malaria.stem_key(name) for name in same} == {malaria.stem_key("smear1.png")}
-    assert len({malaria.stem_key(n) for n in ("a.rf.01.png", "a.rf.02.png", "a1000x1.png", "a.png", "a_1.png")}) == 5
+@pytest.mark.parametrize("asked", ["bird,cat,dog", "bird"])
+def test_classes_that_the_data_lacks_are_refused(asked):
+    """A name that is not there may be misspelt; the message says which are."""
+    with pytest.raises(malaria.UsageError, match="cat, dog"):
+        malaria.choose_classes({"cat", "dog"}, asked)
+
+
+def test_some_classes_may_be_missing():
+    """So test.py asks for the classes of a model, of which the data may have some only."""
+    classes = malaria.choose_classes({"cat", "dog"}, "bird,cat,dog", some_may_be_missing=True)
+    assert classes == ["bird", "cat", "dog"]
+
+
+def test_not_all_classes_may_be_missing():
+    """Data without any of a model's classes cannot be used."""
+    with pytest.raises(malaria.UsageError, match="cat, dog"):
+        malaria.choose_classes({"cat", "dog"}, "bird", some_may_be_missing=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Images/HCM/Smear 1_1000x.PNG",
+        r"D:\M5\smear 1.jpg",
+        "smear1-400x.xml",
+        "SMEAR1",
+        "smear1_100x",
+    ],
+)
+def test_stem_key_leaves_out_what_does_not_identify(name):
+    """Folders of either kind, case, spaces, ending and magnification do not count."""
+    assert stem_key(name) == stem_key("smear1.png")
+
+
+def test_stem_key_keeps_what_identifies():
+    """Dots and numbers within a name count."""
+    names = ["a.rf.01.png", "a.rf.02.png", "a1000x1.png", "a.png", "a_1.png"]
+    assert len({stem_key(name) for name in names}) == 5

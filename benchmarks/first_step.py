@@ -1,0 +1,24 @@
+"""The script from its command line to the end of the first step, for benchmarks.speed.
+
+python -m benchmarks.first_step --task gan ...       the flags of the script
+"""
+
+import sys
+
+import rollNumber_05 as malaria
+
+
+def run(arguments):
+    """What the script does before and at its first step of a gan, in the same order."""
+    config = malaria.config_from(arguments)
+    data = malaria.load_data(config, malaria.pick_device(config.device))
+    print(data.table())
+    malaria.check_trainable("gan", data)
+    malaria.check_packages()
+    trainer = malaria.Trainer("gan", config, data.classes, data.device)
+    malaria.write_about(malaria.last_checkpoint(config, "gan").parent, trainer, data)
+    trainer.train_epoch(data.split("train"), 1, malaria.tqdm(disable=True))
+
+
+if __name__ == "__main__":
+    sys.exit(malaria.main(run, sys.argv[1:]))

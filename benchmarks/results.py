@@ -1,0 +1,79 @@
+"""Write benchmarks/RESULTS.txt: what every program has measured, from report/results/.
+
+python -m benchmarks.results [--results DIR --out FILE]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import rollNumber_05 as malaria
+from benchmarks import classifier_scores, classifiers, conditional, generators, speed, sweep
+from benchmarks.runs import ROOT, finished_runs
+
+HEAD = """\
+RESULTS OF THE BENCHMARKS
+=========================
+
+Written by python -m benchmarks.results from the files in report/results/. What is compared, and
+how, is in the docstring of the program that each heading names.
+"""
+
+
+def section(title, text):
+    """A heading and the text under it."""
+    return f"\n\n{title}\n{'-' * len(title)}\n{text}\n"
+
+
+def describe_again(results):
+    """The MTD beside the fine-tuned network as it was trained once more on another machine."""
+    runs = finished_runs(results / "classifiers.jsonl")
+    again = finished_runs(results / "classifiers_intel.jsonl")
+    of_both = pd.concat([runs[runs["model"] == "mtd"], again])
+    return classifier_scores.describe(of_both)
+
+
+def describe_results(results):
+    """All tables of a folder of results as text."""
+    parts = [
+        HEAD,
+        section(
+            "How real the cells are: benchmarks.generators",
+            generators.summary(results / "generators.jsonl"),
+        ),
+        section(
+            "Naming the stage: benchmarks.classifiers",
+            classifiers.summary(results / "classifiers.jsonl"),
+        ),
+        section(
+            "What a conditional generator's cells are worth: benchmarks.conditional",
+            conditional.summary(results / "conditional.jsonl"),
+        ),
+        section(
+            "Batch size, length, optimiser, rates, loss: benchmarks.sweep",
+            sweep.summary(results / "sweep"),
+        ),
+        section("Speed: benchmarks.speed", speed.summary(results / "speed.json")),
+    ]
+    if (results / "classifiers_intel.jsonl").exists():
+        again = section("The same, effnet trained once more", describe_again(results))
+        parts.insert(3, again)
+    return "".join(parts)
+
+
+def run(arguments):
+    """Do what a command line says."""
+    parser = malaria.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--results", type=Path, default=ROOT / "report" / "results", help="folder to read")
+    add("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.txt", help="file to write")
+    flags = parser.parse_args(arguments)
+    flags.out.write_text(describe_results(flags.results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(malaria.main(run, sys.argv[1:]))

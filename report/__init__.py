@@ -1,0 +1,1 @@
+"""Builds Report.pdf from measured numbers, and runs the experiments that measure them."""

@@ -1,0 +1,355 @@
+"""Draws every figure of the report, in the size and type that it has on the page.
+
+Curves and diagrams are SVG; what shows images is JPEG, which is a quarter of a PNG's size.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import EngFormatter
+from PIL import Image
+from torch import nn
+
+import rollNumber_05 as malaria
+from benchmarks import sweep
+from benchmarks.runs import read_runs
+from extras.layers import trace_layers
+
+PAGE_WIDTH = 6.6  # inches of the text
+FONT_SIZE = 8
+JPEG_QUALITY = 90
+PANELS = (  # they show cells, so the committed ones are of the demo set
+    "predictions_right",
+    "predictions_wrong",
+    "gradcam_right",
+    "gradcam_wrong",
+    "gradcam_real_fake",
+)
+HEAD_PANELS = {  # {title: {column of the history: label}}
+    "loss (nats)": {"train_loss": "train", "val_loss": "val"},
+    "accuracy": {"train_accuracy": "train", "val_accuracy": "val"},
+    "balanced accuracy": {
+        "train_balanced_accuracy": "train",
+        "val_balanced_accuracy": "val",
+    },
+}
+TRACE_TITLES = {
+    "loss_g": "J(G)",
+    "loss_d": "J(D)",
+    "d_real": "D(x): 0 fake, 1 real",
+    "d_fake": "D(G(z)): 0 fake, 1 real",
+}
+GENERATORS = {  # {model of benchmarks/generators.py: its name in the report}
+    "script": "this DCGAN",
+    "assignment": "plain recipe",
+    "tutorial": "tutorial's",
+    "torchgan": "torchgan's",
+}
+
+
+def draw_figures(results, weights, panels, benchmarks, conditional, out):
+    """Write every figure of the report into the folder `out`.
+
+    results: what experiments.collect left; weights: the folder of gan.pt and mtd.pt; panels: the
+    folder of the PANELS; benchmarks: the folder with the results of benchmarks/; conditional: the
+    file of a conditional MTD.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    dcgan = malaria.load_checkpoint(weights / "gan.pt", "gan")
+    mtd = malaria.load_checkpoint(weights / "mtd.pt", "mtd")
+    draw_networks(out / "networks.svg", dcgan.generator, mtd.discriminator)
+    draw_curves(out, results)
+    draw_confusion(out / "confusion_matrix.svg", results / "mtd" / "scores.json")
+    draw_epochs(out / "epochs.jpg", results / "gan" / "samples")
+    draw_samples(out / "samples_gan.jpg", dcgan.generator)
+    draw_samples(out / "samples_mtd.jpg", mtd.generator)
+    draw_conditional(out / "conditional.jpg", conditional)
+    draw_generators(out / "generators.jpg", benchmarks)
+    draw_weights(out, dcgan)
+    draw_sweep(out / "sweep.jpg", benchmarks / "sweep")
+    for name in PANELS:
+        panel = malaria.read_image(panels / f"{name}.png")
+        save_jpeg(without_margins(panel), out / f"{name}.jpg")
+
+
+def fit_to_page(path, height, width=PAGE_WIDTH, font_size=FONT_SIZE):
+    """Save the figure that was drawn last in the size it has on the page, in inches."""
+    figure = pyplot.gcf()
+    figure.set_size_inches(width, height)
+    for text in figure.findobj(Text):
+        text.set_fontsize(font_size)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    """Save a figure as what its file name ends in."""
+    if path.suffix == ".jpg":
+        figure.savefig(path, dpi=200, pil_kwargs={"quality": JPEG_QUALITY})
+    else:
+        figure.savefig(path, dpi=200)
+
+
+def save_jpeg(image, path):
+    """Save an RGB image (H, W, 3)."""
+    Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+
+
+def without_margins(image):
+    """An RGB image without the white rows above and below what is drawn."""
+    drawn = np.flatnonzero((image < 250).any((1, 2)))
+    return image[drawn[0] : drawn[-1] + 1]
+
+
+# Networks
+
+
+def draw_networks(path, generator, mtd):
+    """Both networks as rows of blocks: height by side, width by channels, kind and kernel below."""
+    noise = malaria.latents(1, generator, 0)
+    with torch.no_grad():
+        image = generator(noise)
+    rows = {
+        "Generator": trace_layers(generator, noise),
+        "Multi-task discriminator": trace_layers(mtd, image),
+    }
+    figure, axes = malaria.pyplot().subplots(len(rows), 1, figsize=(PAGE_WIDTH, 3.4))
+    for axis, (title, layers) in zip(axes, rows.items(), strict=True):
+        draw_blocks(axis, layers)
+        axis.set_title(title, loc="left", fontweight="bold", fontsize=FONT_SIZE + 1)
+    save_figure(figure, path)
+
+
+def draw_blocks(axis, layers):
+    """Blocks from left to right: the input, then every convolution and linear layer.
+
+    layers: as trace_layers gives them. A block of maps (C, S, S) is as high as log S and as wide as
+    log C; a vector (n,) counts as a map of side 1.
+    """
+    _, _, input_shape, _ = layers[0]
+    x = draw_block(axis, 0, input_shape, "input", "0.7")
+    for name, layer, _, output_shape in layers:
+        if isinstance(layer, nn.ConvTranspose2d):
+            text = f"transposed conv\n{kernel_text(layer)}"
+            x = draw_block(axis, x, output_shape, text, "tab:green")
+        elif isinstance(layer, nn.Conv2d):
+            text = f"conv\n{kernel_text(layer)}"
+            if name == "real_fake":
+                text += "\nreal or fake"
+            x = draw_block(axis, x, output_shape, text, "tab:blue")
+        elif isinstance(layer, nn.Linear):
+            text = "linear"
+            if name.startswith(("embed", "classify")):
+                text += "\nclass head"
+            x = draw_block(axis, x, output_shape, text, "tab:orange")
+    axis.set(xlim=(-0.5, x - 0.4), ylim=(-2.6, 2.0), xticks=[], yticks=[], frame_on=False)
+
+
+def draw_block(axis, x, shape, text, colour):
+    """One block from x on, its shape above and a text below; returns where the next begins."""
+    side = shape[-1] if len(shape) == 3 else 1
+    height = 0.35 + 0.35 * np.log2(side + 1)
+    width = 0.25 + 0.09 * np.log2(shape[0] + 1)
+    middle = x + width / 2
+    block = Rectangle(
+        (x, -height / 2), width, height, facecolor=colour, edgecolor="black", alpha=0.55
+    )
+    axis.add_patch(block)
+    shape_text = "×".join(map(str, shape))
+    fonts = {"ha": "center", "fontsize": 7}
+    axis.text(middle, height / 2 + 0.1, shape_text, va="bottom", **fonts)
+    axis.text(middle, -1.45, text, va="top", **fonts)
+    return x + width + 0.7
+
+
+def kernel_text(layer):
+    """Kernel and stride of a convolution."""
+    height, width = layer.kernel_size
+    return f"{height}×{width}, stride {layer.stride[0]}"
+
+
+# Curves
+
+
+def draw_curves(out, results):
+    """Losses, quality, the head's scores, and the curves before and after the head was added."""
+    history = {}
+    traces = {}
+    configs = {}
+    for task in ("gan", "mtd"):
+        history[task] = json.loads((results / task / "history.json").read_text())["rows"]
+        traces[task] = np.load(results / task / "traces.npz")
+        configs[task] = json.loads((results / task / "config.json").read_text())["config"]
+    malaria.plot_history(history["gan"], out / "quality.svg", malaria.QUALITY_PANELS)
+    fit_to_page(out / "quality.svg", height=2.6)
+    malaria.plot_history(history["mtd"], out / "head.svg", HEAD_PANELS)
+    fit_to_page(out / "head.svg", height=2.2)
+    unit = malaria.LOSSES[configs["gan"]["loss"]].unit
+    draw_losses(out / "losses.svg", traces["gan"], unit)
+    on_dcgan = configs["mtd"]["weights"] != ""
+    draw_before_after(out / "before_after.svg", traces["gan"], traces["mtd"], on_dcgan)
+
+
+def draw_losses(path, traces, unit):
+    """J(G) and J(D) of the DCGAN beside each other."""
+    figure, axes = malaria.pyplot().subplots(1, 2, figsize=(PAGE_WIDTH, 2.4))
+    for axis, colour, name in zip(axes, malaria.COLOURS, ("loss_g", "loss_d"), strict=True):
+        malaria.draw_trace(axis, traces[name].astype(np.float32), colour, TRACE_TITLES[name])
+        axis.set(title=f"{TRACE_TITLES[name]} of the DCGAN", xlabel="iteration", ylabel=unit)
+    save_traces(figure, path)
+
+
+def draw_before_after(path, dcgan, mtd, on_dcgan):
+    """Losses and answers of D without and with the head.
+
+    on_dcgan: the MTD started from the DCGAN, so the DCGAN's last iterations stand before it;
+    otherwise both start at 0.
+    """
+    length = len(mtd["loss_g"])
+    figure, axes = malaria.pyplot().subplots(2, 2, figsize=(PAGE_WIDTH, 3.5))
+    for axis, (name, title) in zip(axes.flat, TRACE_TITLES.items(), strict=True):
+        before = dcgan[name].astype(np.float32)
+        after = mtd[name].astype(np.float32)
+        start = 0
+        unit = "iteration"
+        if on_dcgan:
+            before = before[-length:]
+            start = -len(before)
+            unit = "iterations since the head was added"
+        malaria.draw_trace(axis, before, malaria.COLOURS[0], "DCGAN", start)
+        malaria.draw_trace(axis, after, malaria.COLOURS[1], "with the head")
+        axis.set(title=title, xlabel=unit)
+        if name == "loss_g":
+            axis.legend(loc="upper left")  # for all four
+        else:
+            axis.get_legend().remove()
+    save_traces(figure, path)
+
+
+def draw_sweep(path, folder):
+    """The picture of benchmarks/sweep.py, with room for its labels in the size of the page."""
+    runs = read_runs(folder / "runs.jsonl")
+    sweep.picture(runs, folder, path)
+    axes = pyplot.gcf().axes
+    axes[0].get_legend().remove()  # the caption says which line is which
+    for axis in axes:
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        label = axis.yaxis.label
+        label.set_text(label.get_text().replace(", ", ",\n"))
+    fit_to_page(path, height=7.7, font_size=7)
+
+
+def save_traces(figure, path):
+    """Save a figure of traces; the lines as pixels, for they have tens of thousands of points."""
+    for axis in figure.axes:
+        for line in axis.lines:
+            line.set_rasterized(True)
+    fit_to_page(path, height=figure.get_figheight())
+
+
+def draw_confusion(path, scores_file):
+    """Confusion matrices of validation and test."""
+    scores = json.loads(scores_file.read_text())
+    matrices = {split: scores[split] for split in ("val", "test")}
+    malaria.plot_confusion(path, matrices)
+    fit_to_page(path, height=2.4, width=5.2)
+
+
+# Generated images
+
+
+def draw_epochs(path, samples):
+    """Samples from the same noise over the epochs, a row each."""
+    rows = {}
+    for file in sorted(samples.glob("epoch_*.png")):
+        epoch = int(file.stem.removeprefix("epoch_"))
+        rows[f"epoch {epoch}"] = malaria.read_image(file)
+    draw_strips(path, rows)
+
+
+def draw_generators(path, benchmarks):
+    """Eight cells of each generator of benchmarks/generators.py, of its first seed."""
+    rows = {}
+    for model, label in GENERATORS.items():
+        files = sorted(benchmarks.glob(f"generators_{model}_*.png"))
+        if files:
+            sheet = malaria.read_image(files[0])
+            row_height = 2 + sheet.shape[1] // 8  # tiles are square, with a border above and below
+            rows[label] = sheet[:row_height]
+    draw_strips(path, rows)
+
+
+def draw_strips(path, rows):
+    """{label: RGB image} below each other."""
+    figure, axes = malaria.pyplot().subplots(
+        len(rows), 1, figsize=(4.4, 0.52 * len(rows)), squeeze=False
+    )
+    for axis, (label, image) in zip(axes.flat, rows.items(), strict=True):
+        axis.imshow(image)
+        axis.set(xticks=[], yticks=[], frame_on=False)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=FONT_SIZE)
+    save_figure(figure, path)
+
+
+def draw_samples(path, generator):
+    """A grid of 40 samples, from the same noise for every generator."""
+    images = malaria.sample(generator, malaria.latents(40, generator, 0))
+    save_jpeg(malaria.grid(images), path)
+
+
+def draw_conditional(path, weights):
+    """Eight samples of each class of a conditional generator, a row each."""
+    checkpoint = malaria.load_checkpoint(weights, "mtd")
+    labels = torch.arange(len(checkpoint.state["classes"])).repeat_interleave(8)
+    noise = malaria.latents(len(labels), checkpoint.generator, 0)
+    save_jpeg(malaria.grid(malaria.sample(checkpoint.generator, noise, labels)), path)
+
+
+# Weights
+
+
+def draw_weights(out, dcgan):
+    """weights_{generator,discriminator}_{before,after}.png: the DCGAN's kernels.
+
+    Before: as the run's seed initialises them.
+    """
+    config = dcgan.state["config"]
+    torch.manual_seed(config["seed"])
+    untrained = malaria.build_networks("gan", config, len(dcgan.state["classes"]))
+    trained = (dcgan.generator, dcgan.discriminator)
+    for when, networks in (("before", untrained), ("after", trained)):
+        for name, network in zip(("generator", "discriminator"), networks, strict=True):
+            path = out / f"weights_{name}_{when}.png"
+            malaria.plot_weights(network, path)
+            for axis in pyplot.gcf().axes:
+                axis.set_xlabel("")  # how many kernels there are is in the caption
+            fit_to_page(path, height=1.4, font_size=6.5)
+
+
+# Panels
+
+
+def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
+    """The script's pictures of answers and of Grad-CAM; they show test cells of `data`.
+
+    kinds: the endings of those PANELS that are to be drawn.
+    """
+    checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
+    config = checkpoint.state["config"]
+    test = data.split("test")
+    answers = malaria.predict(checkpoint.discriminator, test, config["loss"], config["augment"])
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, malaria.pyplot().rc_context({"savefig.dpi": 160}):
+        drawn = Path(folder)
+        malaria.plot_predictions(drawn, test, answers.probabilities, limit=12, columns=6)
+        malaria.plot_gradcam(drawn, checkpoint, test, seed=0, limit=9, columns=6)
+        for path in drawn.glob("*.png"):
+            if path.stem.endswith(kinds):
+                shutil.copy(path, out / path.name)
