@@ -313,7 +313,7 @@ class Index:
 
     labels: class numbers, or lists of 0 and 1, one for each class, with view "field".
     boxes: [x, y, w, h] as annotated, or None; sources: image files relative to the data folder.
-    images: fields in each split; skipped: how many annotations were not used.
+    image_counts: fields in each split; skipped: how many annotations were not used.
     """
 
     layout: str
@@ -321,7 +321,7 @@ class Index:
     classes: list[str]
     skipped: int
     problems: list[str]
-    images: dict[str, int]
+    image_counts: dict[str, int]
     boxes: list[list[float] | None]
     labels: list[int] | list[list[int]]
     splits: list[str]
@@ -554,7 +554,7 @@ def build_cache(folder, target, config, some_may_be_missing):
             classes=classes,
             skipped=len(crops) - len(kept) + len(folder.problems),
             problems=folder.problems[:20],
-            images={split: field_splits.count(split) for split in SPLITS},
+            image_counts={split: field_splits.count(split) for split in SPLITS},
             boxes=[None if crop.box is None else list(crop.box[:4]) for crop in kept],
             labels=[crop.label for crop in kept],
             splits=[crop.field.split for crop in kept],
@@ -852,7 +852,7 @@ class MalariaDataset(Dataset):
         for split in SPLITS:
             numbers = self.split(split).multi_hot().sum(0).int().tolist()
             cells = dict(zip(self.classes, numbers, strict=True))
-            counts[split] = {"images": self.index.images[split], "cells": cells}
+            counts[split] = {"images": self.index.image_counts[split], "cells": cells}
         return counts
 
     def table(self):
@@ -893,23 +893,35 @@ def text_table(rows):
     return "\n".join(lines)
 
 
-def unlabelled(images, classes, view, device="cpu"):
-    """A MalariaDataset of uint8 images (S, S, C) without labels: 0 stands in for them."""
+def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arrays", device="cpu"):
+    """A MalariaDataset of images that are not from a data folder.
+
+    images: uint8 numpy (N, S, S, C); labels: N class numbers, or lists of 0 and 1 with view
+    "field"; splits: N of "train", "val" and "test".
+    """
     count = len(images)
-    label = 0 if LABEL_KINDS[view] is SingleLabel else [0] * len(classes)
     index = Index(
-        layout="images",
+        layout=layout,
         view=view,
-        classes=classes,
+        classes=list(classes),
         skipped=0,
         problems=[],
-        images={},
+        image_counts={split: splits.count(split) for split in SPLITS},
         boxes=[None] * count,
-        labels=[label] * count,
-        splits=["test"] * count,
-        sources=[""] * count,
+        labels=list(labels),
+        splits=splits,
+        sources=[f"image {number}" for number in range(count)],
     )
-    return MalariaDataset(torch.from_numpy(np.stack(images)), index, device=device)
+    return MalariaDataset(torch.from_numpy(images), index, device=device)
+
+
+def unlabelled(images, classes, view, device="cpu"):
+    """A MalariaDataset of uint8 images (S, S, C) without labels: 0 stands in for them."""
+    label = 0 if LABEL_KINDS[view] is SingleLabel else [0] * len(classes)
+    count = len(images)
+    return dataset_of_arrays(
+        np.stack(images), [label] * count, ["test"] * count, classes, view, device=device
+    )
 
 
 def whole_batch(batch):
@@ -1381,8 +1393,8 @@ def adapt_strength(strength, real_probabilities, speed):
 # =========================================== training ===========================================
 
 
-class StepLosses(NamedTuple):
-    """What a step says, as 0-d tensors: the losses and D's mean probability of real."""
+class StepMetrics(NamedTuple):
+    """The numbers of a step as 0-d tensors: losses, and D's mean probability of real."""
 
     loss_d: Tensor
     loss_c: Tensor
@@ -1571,7 +1583,7 @@ class Trainer:
         self.step = 0
         self.best = -math.inf  # what an epoch has to reach to be kept as best.pt
         self.history = []  # a row of numbers an epoch
-        self.traces = torch.zeros(0, len(StepLosses._fields))  # of every step
+        self.traces = torch.zeros(0, len(StepMetrics._fields))  # of every step
         self.trained_on = set()  # names of images
 
     def share(self):
@@ -1591,8 +1603,8 @@ class Trainer:
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled)
 
-    def view(self, images, strength):
-        """Images as the networks see them."""
+    def augmented(self, images, strength):
+        """Images as the networks see them: in random views with --augment."""
         return augment(images, strength) if self.config.augment else images
 
     def label_loss(self, logits, labels):
@@ -1621,7 +1633,7 @@ class Trainer:
         update_average(self.averages[name], self.networks[name], self.config.ema)
 
     def adversarial_step(self, real, head):
-        """One update of D, with its head if there is one, and one of G; returns StepLosses.
+        """One update of D, with its head if there is one, and one of G; returns StepMetrics.
 
         real, head: as in StepData.
         """
@@ -1631,12 +1643,12 @@ class Trainer:
         if head is not None:
             labels = head.labels
             if head is not real:
-                head_images = self.view(head.images, HEAD_STRENGTH)
+                head_images = self.augmented(head.images, HEAD_STRENGTH)
         g_labels = real.labels if config.conditional and self.task == "mtd" else None
 
         generated = self.draw_fakes(g_labels, len(real))
-        real_images = self.view(real.images, self.strength)
-        fake = self.view(generated, self.strength)
+        real_images = self.augmented(real.images, self.strength)
+        fake = self.augmented(generated, self.strength)
         self.set_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
@@ -1652,7 +1664,7 @@ class Trainer:
             )
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
             generated = self.draw_fakes(g_labels, len(real))
-            fake = self.view(generated, self.strength)
+            fake = self.augmented(generated, self.strength)
         with self.autocast():
             loss_g = generator_step(
                 self.networks["discriminator"],
@@ -1668,15 +1680,15 @@ class Trainer:
         adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
         self.average("generator")
         self.average("discriminator")
-        return StepLosses(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
+        return StepMetrics(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
 
     def head_step(self, head, last):
         """One update of the MTD on J(C) alone.
 
-        Returns StepLosses whose adversarial losses are those of `last`.
+        Returns StepMetrics whose adversarial losses are those of `last`.
         """
         self.set_rate("discriminator", self.config.lr_c)
-        images = self.view(head.images, HEAD_STRENGTH)
+        images = self.augmented(head.images, HEAD_STRENGTH)
         with self.autocast():
             loss_c = classifier_step(
                 self.parallel["discriminator"],
@@ -1758,7 +1770,7 @@ class Trainer:
             bar.update(self.config.batch_size * world)
             if step % 20 == 0 or step == steps:  # looking waits for the device, so it is seldom
                 self.check_finite(traces[-20:], weights_too=step == steps)
-                mean = StepLosses(*torch.stack(traces[-20:]).mean(0).tolist())
+                mean = StepMetrics(*torch.stack(traces[-20:]).mean(0).tolist())
                 text = f"D {mean.loss_d:.2f} C {mean.loss_c:.2f} G {mean.loss_g:.2f}"
                 bar.set_postfix_str(text, refresh=False)
         traces = torch.stack(traces)
@@ -1775,7 +1787,7 @@ class Trainer:
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 1),
         }
-        return row | StepLosses(*traces.mean(0).tolist())._asdict()
+        return row | StepMetrics(*traces.mean(0).tolist())._asdict()
 
     def check_finite(self, traces, weights_too):
         """Raise RuntimeError unless all losses, and weights if asked, are finite."""
@@ -2561,7 +2573,7 @@ def plot_traces(path, task, unit, columns):
 
 def plot_training(trainer, folder):
     """losses.png, scores.png, quality.png and, of an MTD, classifier_curves.png."""
-    traces = StepLosses(*trainer.traces.numpy().T)
+    traces = StepMetrics(*trainer.traces.numpy().T)
     losses = {"J(G)": traces.loss_g, "J(D)": traces.loss_d}
     scores = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
     unit = f"loss ({LOSSES[trainer.config.loss].unit})"
@@ -2978,7 +2990,7 @@ def compare(config):
     }
     curve_axes = (axes[0, 2], *axes[1])
     for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
-        column = StepLosses._fields.index(name)
+        column = StepMetrics._fields.index(name)
         start = -len(traces_before)
         draw_trace(axis, traces_before[:, column], COLOURS[0], "DCGAN", start)
         draw_trace(axis, traces_after[:, column], COLOURS[1], "with the head")

@@ -54,9 +54,9 @@ class HeadTrainer(malaria.Trainer):
             yield malaria.StepData(None, batches.head)
 
     def head_step(self, head, last):
-        """One update; returns StepLosses, of which only J(C) is not zero."""
+        """One update; returns StepMetrics, of which only J(C) is not zero."""
         zero = torch.zeros((), device=self.device)
-        nothing = malaria.StepLosses(zero, zero, zero, zero, zero)
+        nothing = malaria.StepMetrics(zero, zero, zero, zero, zero)
         return super().head_step(head, nothing)
 
 
@@ -94,7 +94,7 @@ class PeerTrainer(HeadTrainer):
         """Nothing: the schedule sets the rates, at every step."""
 
     def head_step(self, head, last):
-        """One update; returns StepLosses."""
+        """One update; returns StepMetrics."""
         losses = super().head_step(head, last)
         self.schedule.step()
         return losses

@@ -92,7 +92,7 @@ def dataset_of(images, labels, classes, device):
         classes=classes,
         skipped=0,
         problems=[],
-        images={},
+        image_counts={},
         boxes=[None] * number,
         labels=labels.tolist(),
         splits=[""] * number,

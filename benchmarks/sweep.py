@@ -118,7 +118,7 @@ def train(config, images, data, bar):
         "history": history,
     }
     for name in LOSSES:
-        trace = trainer.traces[:, malaria.StepLosses._fields.index(name)].numpy()
+        trace = trainer.traces[:, malaria.StepMetrics._fields.index(name)].numpy()
         numbers[name] = means_of(trace)
     return numbers, generator
 

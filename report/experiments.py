@@ -209,7 +209,7 @@ def collect_run(task, run, out):
     history = {"strength": float(state["strength"]), "rows": state["history"]}
     (out / "history.json").write_text(json.dumps(history))
     columns = state["traces"].numpy().astype(np.float16).T
-    traces = dict(zip(malaria.StepLosses._fields, columns, strict=True))
+    traces = dict(zip(malaria.StepMetrics._fields, columns, strict=True))
     np.savez_compressed(out / "traces.npz", **traces)
 
 

@@ -84,7 +84,7 @@ def data_of_random_images(labels, classes=malaria.STAGES, view="cell"):
         classes=list(classes),
         skipped=0,
         problems=[],
-        images={"train": count, "val": 0, "test": 0},
+        image_counts={"train": count, "val": 0, "test": 0},
         boxes=[None] * count,
         labels=list(labels),
         splits=["train"] * count,

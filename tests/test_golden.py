@@ -89,7 +89,7 @@ def found_of(data):
         "layout": index.layout,
         "classes": index.classes,
         "skipped": index.skipped,
-        "images": index.images,
+        "images": index.image_counts,
     }
 
 

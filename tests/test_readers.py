@@ -74,7 +74,7 @@ def test_every_crop_shows_its_cell(root, writer, load):
 def test_every_split_has_images(root, writer, load):
     """Given or dealt, no split is empty."""
     writer(root)
-    images = load(root).index.images
+    images = load(root).index.image_counts
     assert all(images[split] for split in SPLITS)
 
 
@@ -410,7 +410,7 @@ def test_yolo_image_without_cells(root, load):
     layouts.write(root / "classes.txt", "ring\nGametocyte\n")
     data = load(root)
     assert data.index.skipped == 0
-    assert data.index.images == {"train": 3, "val": 2, "test": 2}
+    assert data.index.image_counts == {"train": 3, "val": 2, "test": 2}
 
 
 # Class folders

@@ -33,7 +33,7 @@ def cells():
         classes=["x", "y"],
         skipped=0,
         problems=[],
-        images={"train": 3, "val": 1, "test": 2},
+        image_counts={"train": 3, "val": 1, "test": 2},
         boxes=[None] * 6,
         labels=[0, 0, 1, 0, 0, 0],
         splits=["train", "train", "val", "test", "train", "test"],

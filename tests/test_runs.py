@@ -498,7 +498,7 @@ def test_steps_on_the_class_loss_alone_have_a_rate_of_their_own(trainer_of_seven
 @pytest.mark.parametrize("name", ["loss_d", "loss_g", "d_real", "d_fake"])
 def test_adversarial_traces_repeat_between_adversarial_steps(trainer_of_seven_steps, name):
     """At other steps there is nothing new to say."""
-    column = malaria.StepLosses._fields.index(name)
+    column = malaria.StepMetrics._fields.index(name)
     trace = trainer_of_seven_steps.traces[:, column]
     changed = trace[1:] != trace[:-1]
     assert changed.tolist() == [False, False, True, False, False, True]
@@ -506,7 +506,7 @@ def test_adversarial_traces_repeat_between_adversarial_steps(trainer_of_seven_st
 
 def test_the_class_loss_is_new_at_every_step(trainer_of_seven_steps):
     """The head learns at each."""
-    trace = trainer_of_seven_steps.traces[:, malaria.StepLosses._fields.index("loss_c")]
+    trace = trainer_of_seven_steps.traces[:, malaria.StepMetrics._fields.index("loss_c")]
     assert (trace[1:] != trace[:-1]).all()
 
 
