@@ -14,7 +14,7 @@ import rollNumber_05 as malaria
 from benchmarks.classifier_models import MODELS
 from benchmarks.runs import hardware_line, mean_and_range, paragraph, text_of
 
-# Whose difference is told: the first less the second.
+# Pairs of models in the table of differences: the first less the second.
 PAIRS = [
     *((model, "effnet") for model in MODELS if model != "effnet"),
     ("mtd", "head"),

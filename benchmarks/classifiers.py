@@ -10,15 +10,15 @@
 mtd          the MTD as --task all trains it: 40 epochs of 100 steps of 32 (or of a pass if that
              is longer) on top of a DCGAN, real against fake at every sixteenth step. The DCGAN is
              of the fold's training cells, unlabelled, 200 such epochs; every seed and fold has
-             its own, kept beside --out
+             its own, in a file beside --out
 head         the same classifier, first weights, batches, augmentation, optimiser, steps and rate,
              on J(C) alone
 conditional  mtd with --conditional, real against fake at every step
 mtd_scratch, head_scratch   mtd and head from random weights: real against fake at every step, or
              at none
-effnet       ImageNet EfficientNet-Lite0, fine-tuned at 112x112: 1000 steps of 32, AdamW, 3e-4 for
-             what is pretrained and 3e-3 for the new linear layer, weight decay 0.01, dropout 0.2,
-             stochastic depth 0.2
+effnet       ImageNet EfficientNet-Lite0, fine-tuned at 112x112, in fp32: 1000 steps of 32, AdamW,
+             3e-4 for what is pretrained and 3e-3 for the new linear layer, weight decay 0.01,
+             dropout 0.2, stochastic depth 0.2
 probe        logistic regression on that network's pooled features, frozen, averaged over eight
              views and standardised; classes balanced, C = 0.01. It draws nothing: one seed is all
 resnet18     torchvision's ResNet-18 from random weights, 1000 steps of 32: AdamW, 1e-3, weight

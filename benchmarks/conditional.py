@@ -83,29 +83,19 @@ def check_source(source, config, data, path):
             )
 
 
-def dataset_of(images, labels, classes, device):
-    """A MalariaDataset of uint8 images (N, S, S, C) and their class numbers (N,)."""
-    number = len(images)
-    index = malaria.Index(
-        layout="",
-        view="cell",
-        classes=classes,
-        skipped=0,
-        problems=[],
-        image_counts={},
-        boxes=[None] * number,
-        labels=labels.tolist(),
-        splits=[""] * number,
-        sources=[""] * number,
-    )
-    return malaria.MalariaDataset(torch.from_numpy(images), index, device=device)
-
-
 def joined(first, second):
     """Two datasets in one."""
     images = np.concatenate([first.uint8(), second.uint8()])
     labels = torch.cat([first.labels, second.labels]).cpu()
-    return dataset_of(images, labels, first.classes, first.device)
+    return train_set(images, labels, first)
+
+
+def train_set(images, labels, like):
+    """A training set of uint8 images (N, S, S, C) and class numbers (N,), on another's device."""
+    splits = ["train"] * len(images)
+    return malaria.dataset_of_arrays(
+        images, labels.tolist(), splits, like.classes, device=like.device
+    )
 
 
 class Experiment:
@@ -133,7 +123,7 @@ class Experiment:
         generator = self.source.checkpoint.generator
         images = malaria.sample(generator, malaria.latents(number, generator, seed))
         labels = np.arange(number) % len(self.data.classes)
-        return dataset_of(images, labels, self.data.classes, self.data.device)
+        return train_set(images, labels, self.data)
 
     def training_cells(self, kind, seed):
         """The cells of a kind: "real", "generated" or "both"."""
