@@ -22,7 +22,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import io
 import json
 import math
 import os
@@ -313,7 +312,8 @@ class Index:
 
     labels: class numbers, or lists of 0 and 1, one for each class, with view "field".
     boxes: [x, y, w, h] as annotated, or None; sources: image files relative to the data folder.
-    image_counts: fields in each split; skipped: how many annotations were not used.
+    image_counts: fields in each split. skipped: files and cells that are not used; problems: why,
+    a line each, the first 20.
     """
 
     layout: str
@@ -405,8 +405,8 @@ def choose_classes(found, asked, some_may_be_missing=False):
     """The classes to use of those found, a set.
 
     asked: names by commas, or "auto" for the life stages, or, without these, all but "difficult".
-    Raises UsageError if none of the names is found, or if an unknown one is not, unless
-    some_may_be_missing: it may be misspelt.
+    Raises UsageError if none of the names is found, or, unless some_may_be_missing, if one is
+    neither found nor in CLASS_SPELLINGS: it may be misspelt.
     """
     if asked == "auto":
         stages = [stage for stage in STAGES if stage in found]
@@ -471,7 +471,10 @@ def crop_cell(image, box, size):
 
 
 class Crop(NamedTuple):
-    """One image to be cut: of which Field, which Box (None: all of it), and its label."""
+    """One image to be cut: of which Field, which Box (None: all), and its label.
+
+    Both are of extras/fields.py.
+    """
 
     field: object
     box: object
@@ -538,7 +541,7 @@ def build_cache(folder, target, config, some_may_be_missing):
         field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
         found.update(cell.label for cell in field.cells)
     classes = choose_classes(found, config.classes, some_may_be_missing)
-    extra("splits").deal_splits(fields, classes)
+    extra("splits").deal_splits(fields, classes)  # sets field.split
     crops = list_crops(fields, classes, config.view)
     with atomic_folder(target) as building:
         kept = write_images(building / "images.npy", crops, config, folder.root.name)
@@ -635,6 +638,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
         root = demo_set(results / "demo_data")
     reading = extra("fields")
     folder = reading.DataFolder(root, config.data_path)
+    # Every flag that changes what is cached:
     names = ("view", "classes", "microscope", "magnification", "image_size", "channels")
     settings = {name: getattr(config, name) for name in names}
     settings["some_may_be_missing"] = some_may_be_missing
@@ -724,8 +728,8 @@ class MultiLabel:
 
     @staticmethod
     def multi_hot(labels, num_classes):
-        """The labels themselves."""
-        return labels
+        """The labels themselves; (0, n) where there are none."""
+        return labels.reshape(len(labels), num_classes)
 
     @staticmethod
     def loss(logits, labels, smoothing=0.0):
@@ -776,7 +780,7 @@ LABEL_KINDS = {"cell": SingleLabel, "field": MultiLabel}
 
 @dataclasses.dataclass
 class Batch:
-    """Images float32 (B, C, S, S) in [-1, 1] and their labels; also a list of such pairs."""
+    """Images float32 (B, C, S, S) in [-1, 1] and their labels; batch[i] is one (image, label)."""
 
     images: Tensor
     labels: Tensor
@@ -916,7 +920,7 @@ def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arra
 
 
 def unlabelled(images, classes, view, device="cpu"):
-    """A MalariaDataset of uint8 images (S, S, C) without labels: 0 stands in for them."""
+    """For test.py: a MalariaDataset of uint8 images (S, S, C) without labels, but zeros."""
     label = 0 if LABEL_KINDS[view] is SingleLabel else [0] * len(classes)
     count = len(images)
     return dataset_of_arrays(
@@ -966,9 +970,9 @@ def layer_plan(image_size, width):
 
 
 def kernel_size(small, large):
-    """The kernel with which stride 2 and padding 1 lead from one side to the other: 4, or 3 for 7.
+    """The kernel with which stride 2 and padding 1 lead from one side to the other.
 
-    o = (i - 1)*s - 2p + k of a transposed convolution, solved for k.
+    o = (i - 1)*s - 2p + k of a transposed convolution, solved for k: 4, but 3 between 4 and 7.
     """
     return large - 2 * small + 4
 
@@ -1127,7 +1131,7 @@ class MultiTaskDiscriminator(Discriminator):
         return DiscriminatorOutput(real_logits.float(), class_logits.float())
 
     def probabilities(self, images):
-        """Class probabilities (B, n): softmax, or with multi_label sigmoid, as output layer."""
+        """For callers outside: the output layer's softmax, or with multi_label sigmoid, (B, n)."""
         return self.label_kind.activation(self(images).class_logits)
 
 
@@ -1216,7 +1220,7 @@ class AdversarialLoss(NamedTuple):
 
     discriminator: Callable
     generator: Callable
-    real_probability: Callable  # logits -> [0, 1]
+    real_probability: Callable  # logits -> [0, 1], 1/2 where D is undecided: for ADA and plots
     unit: str
 
 
@@ -1261,12 +1265,12 @@ def discriminator_step(
     label_loss: J(C) of class logits and labels.
     Returns DiscriminatorStep(loss_d, loss_c, real_logits, fake_logits).
     """
-    # Passes are apart, or batch norm would tell D the share of fakes in the batch.
+    # Real and fake go through D apart: in one batch, batch norm would mix their statistics.
     real_output = discriminator(real)
     class_logits = real_output.class_logits
     if head_images is not None:
         class_logits = discriminator(head_images).class_logits
-    with frozen_statistics(discriminator):  # evaluation is of real images only
+    with frozen_statistics(discriminator):  # its averages are of real images, as in evaluation
         fake_output = discriminator(fake.detach())  # no gradient reaches G
 
     loss_d = LOSSES[loss].discriminator(real_output.real_logits, fake_output.real_logits)
@@ -1316,7 +1320,8 @@ def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.lo
     """
     output = mtd(images)
     loss_c = label_loss(output.class_logits, labels)
-    # Several processes wait for a gradient of every weight, so the other head gets one of zero.
+    # Several processes wait for a gradient of every weight, so the other head gets one of zero;
+    # Adam's momentum still moves it a little.
     unused = 0 * output.real_logits.sum()
 
     optimizer.zero_grad()
@@ -1346,7 +1351,7 @@ def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
 
 
 def augment(images, strength):
-    """Random views of images (B, C, S, S); differentiable.
+    """Random changes of images (B, C, S, S); differentiable.
 
     All are flipped and turned by quarters; each, with probability `strength` (a number or 0-d
     tensor), also by any angle with shift (6 %) and zoom (0.8 to 1.25), and, likewise, changed in
@@ -1467,7 +1472,7 @@ def pick_device(name):
         return torch.device(name)
     rank = int(os.environ.get("LOCAL_RANK", 0))
     gpus = torch.cuda.device_count()
-    if rank and rank >= gpus:
+    if rank >= gpus:
         raise UsageError(
             f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; "
             "or give --device cpu"
@@ -1485,8 +1490,8 @@ def pick_precision(name, device):
         return torch.bfloat16
     if name == "auto" and device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
-        slow = "Intel" in has.get("cpu_name", "")
-        if has.get("amx_bf16") or (has.get("avx512_bf16") and not slow):
+        is_intel = "Intel" in has.get("cpu_name", "")
+        if has.get("amx_bf16") or (has.get("avx512_bf16") and not is_intel):
             return torch.bfloat16
     return torch.float32
 
@@ -1538,9 +1543,9 @@ def averaged(network):
 
 
 def update_average(average, network, decay):
-    """Move an AveragedModel towards its network: by `decay` a step, less at first.
+    """Average a network that has just learnt: keep a share `decay` of the average, less at first.
 
-    Over n updates the decay is at most (1 + n)/(10 + n), while weights are noise.
+    After n updates at most (1 + n)/(10 + n) is kept, so that early weights are soon forgotten.
     """
     updates = int(average.n_averaged)  # a counter on the CPU: no waiting for the GPU
     average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))
@@ -1587,7 +1592,7 @@ class Trainer:
         self.trained_on = set()  # names of images
 
     def share(self):
-        """From now on average gradients over all processes, from the first one's weights."""
+        """Wrap the networks in DistributedDataParallel, if there are several processes."""
         if processes()[1] == 1:
             return
         wrap = nn.parallel.DistributedDataParallel
@@ -1604,7 +1609,7 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision, enabled)
 
     def augmented(self, images, strength):
-        """Images as the networks see them: in random views with --augment."""
+        """Images as the networks see them: randomly changed with --augment."""
         return augment(images, strength) if self.config.augment else images
 
     def label_loss(self, logits, labels):
@@ -1614,18 +1619,19 @@ class Trainer:
     def draw_fakes(self, labels, count):
         """`count` images of G for new noise, with G's graph, and for a conditional G of labels."""
         noise = torch.randn(count, self.config.latent_dim, device=self.device)
-        with self.autocast():  # left before weights change, whose casts it keeps
+        with self.autocast():  # of its own: until it ends, it reuses its casts of the weights
             return self.parallel["generator"](noise, labels)
 
     def set_rates(self, done):
-        """Set the learning rates after a share `done` in [0, 1) of the epochs."""
+        """Set the factor of all learning rates after a share `done` in [0, 1) of the epochs.
+
+        It is 1, and falls in a line over the last --lr_decay of them.
+        """
         decay = self.config.lr_decay
         self.rate_factor = min(1.0, (1 - done) / decay) if decay else 1.0
-        self.set_rate("generator", self.config.lr_g)
-        self.set_rate("discriminator", self.config.lr_d)
 
     def set_rate(self, name, lr):
-        """Set one network's learning rate, before the decay."""
+        """Set one network's learning rate: lr times the factor."""
         self.optimizers[name].param_groups[0]["lr"] = self.rate_factor * lr
 
     def average(self, name):
@@ -1649,6 +1655,7 @@ class Trainer:
         generated = self.draw_fakes(g_labels, len(real))
         real_images = self.augmented(real.images, self.strength)
         fake = self.augmented(generated, self.strength)
+        self.set_rate("generator", config.lr_g)
         self.set_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
@@ -1667,7 +1674,7 @@ class Trainer:
             fake = self.augmented(generated, self.strength)
         with self.autocast():
             loss_g = generator_step(
-                self.networks["discriminator"],
+                self.networks["discriminator"],  # not parallel: its own gradients are off here
                 self.optimizers["generator"],
                 fake,
                 loss=config.loss,
@@ -1677,7 +1684,8 @@ class Trainer:
         real_probability = LOSSES[config.loss].real_probability
         d_real = real_probability(d_step.real_logits)
         d_fake = real_probability(d_step.fake_logits)
-        adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
+        if config.augment:
+            adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
         self.average("generator")
         self.average("discriminator")
         return StepMetrics(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
@@ -1725,23 +1733,31 @@ class Trainer:
         """Yield the StepData of one epoch for this process.
 
         A gan sees shuffled passes over the data, the head of an MTD every class equally often.
-        With --augment an MTD's adversarial step has images of its own, so that G keeps to the
-        data's mix of classes, and half as many, for it costs the most; a conditional G has every
-        class equally often too.
+        With --augment the head's images are changed more than D's, so an MTD's adversarial step
+        has a batch of its own: in the data's mix of classes (for a conditional G with every class
+        equally often), and half as large, for it costs the most. Without, one batch serves both.
         """
         config = self.config
         draws = torch.Generator().manual_seed(epoch_seed(config, self.epoch, 0))
         if self.task == "gan":
-            for batch in self.loader(data, draws, False, steps, config.batch_size):
+            for batch in self.loader(
+                data, draws, balanced=False, batches=steps, batch_size=config.batch_size
+            ):
                 yield StepData(batch, None)
             return
         every = config.adversarial_every
-        head_batches = self.loader(data, draws, True, steps, config.batch_size)
+        head_batches = self.loader(
+            data, draws, balanced=True, batches=steps, batch_size=config.batch_size
+        )
         real_batches = iter(())
         if config.augment:
             count = math.ceil(steps / every)
             half = config.batch_size // 2
-            real_batches = iter(self.loader(data, draws, config.conditional, count, half))
+            real_batches = iter(
+                self.loader(
+                    data, draws, balanced=config.conditional, batches=count, batch_size=half
+                )
+            )
         for step, head in enumerate(head_batches):
             if step % every:
                 yield StepData(None, head)
@@ -1918,7 +1934,7 @@ def restore(trainer, config, epochs):
     """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN, or nothing.
 
     epochs: how many there are to be. Raises UsageError if the checkpoint is of other data or
-    another --adversarial_every, or has as many epochs already.
+    another --adversarial_every, or, one from elsewhere, has as many epochs already.
     """
     path = resume_path(config, trainer.task)
     if path is None:
@@ -1963,6 +1979,7 @@ def train(task, config, data):
     if is_first_process():
         if resume_path(config, task) != last_checkpoint(config, task):
             move_aside(folder)
+            trainer.saved_epoch = 0
         write_about(folder, trainer, data)
         warn_of_trained_on(task, trainer.trained_on, data)
     run_epochs(trainer, data, epochs)
@@ -2080,7 +2097,7 @@ class EpochReporter:
         first count as 0: with a few dozen cells the best epoch itself is often a lucky early draw.
         """
         last_five = [*self.trainer.history, row][-5:]
-        mean = sum(row["val_balanced_accuracy"] for row in last_five) / 5
+        mean = sum(epoch["val_balanced_accuracy"] for epoch in last_five) / 5
         is_kept = mean >= self.trainer.best
         self.trainer.best = max(mean - standard_error, self.trainer.best)
         return is_kept
@@ -2089,11 +2106,10 @@ class EpochReporter:
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
         history = self.trainer.history
         columns = list(dict.fromkeys(name for row in history for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        (self.folder / "metrics.csv").write_text(text.getvalue(), encoding="utf-8")
+        with (self.folder / "metrics.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
 
     def write_samples(self):
         """samples/epoch_NNNN.png: images from the same noise at every epoch."""
@@ -2125,7 +2141,7 @@ def warn_of_trained_on(who, trained_on, data):
 
 # ======================================== save and load ========================================
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 2  # raise it when layers or STATE_KEYS change
 STATE_KEYS = {  # of a checkpoint, which Trainer.state writes
     "format",
     "task",
@@ -2194,7 +2210,7 @@ def load_checkpoint(path, task=None, device="cpu"):
         state["trained_on"] = [str(name) for name in state["trained_on"]]
         networks = build_networks(state["task"], state["config"], len(state["classes"]))
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
-            average = averaged(network)
+            average = averaged(network)  # "ema" has the names of an AveragedModel
             average.load_state_dict(state["ema"][name])
             network.load_state_dict(average.module.state_dict())
             network.to(device).eval().requires_grad_(False)
@@ -2240,6 +2256,7 @@ def resumed_config(given):
             "leave --resume out"
         )
     first = next(iter(made_with.values()))
+    # With --task all both runs have to agree with each other and with the flags.
     for path, config in made_with.items():
         check_unchanged(path, config, {**first, **given})
     only_of_a_call = {"json": False, "overwrite": False, "summary": False}
@@ -2268,16 +2285,16 @@ def check_unchanged(path, made_with, settings):
 
 
 class Predictions(NamedTuple):
-    """An MTD's answers as numpy: class probabilities (N, n), and how real each image is (N,)."""
+    """An MTD's answers as numpy: class probabilities (N, n), and, for test.py, how real (N,)."""
 
     probabilities: np.ndarray
     real: np.ndarray
 
 
-EXACT_VIEWS = 8  # of the 24: those that need no resampling
+EXACT_TURNS = 8  # of the 24: those that need no resampling
 
 
-def views(images):
+def turns(images):
     """Yield the 24 turns by 30 degrees of (B, C, S, S) and of its mirror image, exact ones first.
 
     A cell has no up or down.
@@ -2292,7 +2309,7 @@ def views(images):
                 yield torch.rot90(mirrored, quarters, (2, 3))
 
 
-def identity_view(images):
+def unturned(images):
     """Yield the images as they are."""
     yield images
 
@@ -2301,17 +2318,17 @@ def identity_view(images):
 def predict(mtd, data, loss, turned=False):
     """The Predictions of an MTD about a dataset. loss: the one it was trained with.
 
-    turned: answers are means over the views, for an MTD that was trained with --augment.
+    turned: answers are means over 24 turns, for an MTD that was trained with --augment.
     """
-    views_of = views if turned else identity_view
+    turns_of = turns if turned else unturned
     activation = data.label_kind.activation
     probabilities = []
     real = []
     with evaluating(mtd):
         for batch in in_order(data):
-            outputs = [mtd(view) for view in views_of(batch.images)]
+            outputs = [mtd(images) for images in turns_of(batch.images)]
             answers = torch.stack([activation(output.class_logits) for output in outputs])
-            exact = torch.stack([output.real_logits for output in outputs[:EXACT_VIEWS]])
+            exact = torch.stack([output.real_logits for output in outputs[:EXACT_TURNS]])
             probabilities.append(answers.mean(0))
             real.append(LOSSES[loss].real_probability(exact).mean(0))
     probabilities = torch.cat(probabilities).cpu().numpy()
@@ -2485,7 +2502,7 @@ def fake_score(output):
 
 
 class HeatMaps(NamedTuple):
-    """Maps (N, S, S) in [0, 1], and whether each has positive evidence (N,); if not, it is 0."""
+    """Maps (N, S, S) in [0, 1], and whether each has positive evidence (N,); else it is all 0."""
 
     maps: Tensor
     has_evidence: Tensor
@@ -2558,7 +2575,8 @@ def draw_trace(axis, values, colour, label, start=0):
     axis.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.6)
     axis.plot(iterations, average, color=colour, label=f"{label}, mean of {width}")
     axis.grid(alpha=0.3)
-    axis.set_ylim(0, max(axis.get_ylim()[1], 1.3 * values.max()))
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(0, low) if values.min() < 0 else 0, max(high, 1.3 * values.max()))
     axis.legend(loc="upper right")
 
 
@@ -2661,7 +2679,7 @@ def tile_kernels(kernels):
 def gallery(path, title, pictures, columns=8):
     """Pictures in rows under one title, which says so if there are none."""
     rows = max(1, math.ceil(len(pictures) / columns))
-    side = 0.2 * columns  # inches of a picture
+    side = 1.6  # inches of a picture
     figure, axes = pyplot().subplots(
         rows,
         columns,
@@ -2705,7 +2723,7 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
     for name, chosen in (("right", right), ("wrong", wrong)):
         surest_first = chosen[np.argsort(-judgement.confidence[chosen])]
         if name == "right":  # from all of them: the surest alone look alike
-            surest_first = surest_first[:: max(1, len(chosen) // limit)]
+            surest_first = surest_first[:: max(1, math.ceil(len(chosen) / limit))]
         shown = surest_first[:limit]
         captions = [judgement.captions[i] for i in shown]
         pictures = list(map(Picture, data.uint8(shown), captions))
@@ -3129,6 +3147,8 @@ def config_from(arguments):
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
         )
     if given.get("resume"):
+        if given.get("weights"):
+            raise UsageError("--weights starts a run, --resume goes on with one; give one of them")
         return resumed_config(given)
     recipe = RECIPES[given.get("recipe", "best")]
     return Config(**{**recipe, **given})

@@ -221,7 +221,7 @@ def decided_mtd(mtd):
 def outputs_of_views(mtd, data):
     """An MTD's output for each of the 24 views of all images."""
     images = data.__getitems__(range(len(data))).images
-    return [mtd(view) for view in malaria.views(images)]
+    return [mtd(view) for view in malaria.turns(images)]
 
 
 def class_probabilities(outputs):

@@ -524,12 +524,21 @@ def test_the_generator_learns_at_adversarial_steps_only(trainer_of_seven_steps, 
 
 @pytest.mark.parametrize(("done", "factor"), [(0, 1), (0.5, 1), (0.75, 0.5), (0.9, 0.2)])
 def test_rates_are_constant_then_fall(done, factor):
-    """With --lr_decay 0.5: whole until half of the epochs, then in a line, each from its own."""
-    config = malaria.Config(lr_decay=0.5, lr_g=1e-3, lr_d=2e-3, g_width=8, d_width=8)
+    """With --lr_decay 0.5: whole until half of the epochs, then in a line."""
+    config = malaria.Config(lr_decay=0.5, g_width=8, d_width=8)
     trainer = malaria.Trainer("gan", config, malaria.STAGES, "cpu")
     trainer.set_rates(done)
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers.values()]
-    assert rates == pytest.approx([1e-3 * factor, 2e-3 * factor])
+    assert trainer.rate_factor == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("generator", 1e-4), ("discriminator", 2e-4)])
+def test_each_network_has_a_rate_of_its_own(name, rate, small_config, random_data):
+    """At an adversarial step, times the factor."""
+    config = small_config(lr_decay=0.5, lr_g=1e-3, lr_d=2e-3)
+    trainer = malaria.Trainer("gan", config, malaria.STAGES, "cpu")
+    trainer.set_rates(0.95)
+    trainer.train_epoch(random_data([0, 1, 2, 3] * 3), 1, tqdm(disable=True))
+    assert trainer.optimizers[name].param_groups[0]["lr"] == pytest.approx(rate)
 
 
 def test_without_flags_the_config_has_the_defaults():

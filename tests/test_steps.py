@@ -320,7 +320,7 @@ def test_augmentation_is_not_stronger_than_1():
 def views():
     """The views of one random image (1, 3, 32, 32), and the image."""
     image = torch.rand(1, 3, 32, 32)
-    return list(malaria.views(image)), image
+    return list(malaria.turns(image)), image
 
 
 def test_there_are_24_views(views):
@@ -346,7 +346,7 @@ def test_the_first_eight_views_are_exact(views):
     """Quarter turns and mirror images, pixel for pixel."""
     turned, image = views
     exact = torch.stack(eight_exact_views(image[0]))
-    assert torch.equal(torch.cat(turned[: malaria.EXACT_VIEWS]), exact)
+    assert torch.equal(torch.cat(turned[: malaria.EXACT_TURNS]), exact)
 
 
 PLACE = torch.linspace(-1, 1, 32)  # of a row or a column
@@ -358,14 +358,14 @@ DISC = (torch.sigmoid(8 * (0.6 - RADIUS)) * WITHIN)[None, None]
 
 def test_a_disc_looks_the_same_in_all_views():
     """They turn about the middle of the image and keep its scale."""
-    for view in malaria.views(DISC):
+    for view in malaria.turns(DISC):
         assert largest_difference(view * WITHIN, DISC * WITHIN) < 0.05
 
 
 def test_the_ninth_view_is_turned_by_30_degrees():
     """The centre of mass of a wedge that pointed straight down."""
     wedge = (0.5 * PLACE.abs() < ROW) * DISC
-    turned = list(malaria.views(wedge))[malaria.EXACT_VIEWS] * WITHIN
+    turned = list(malaria.turns(wedge))[malaria.EXACT_TURNS] * WITHIN
     across = (turned * PLACE).sum()
     down = (turned * ROW).sum()
     angle = math.degrees(math.atan2(across, down))
