@@ -2261,7 +2261,9 @@ def resumed_config(given):
         check_unchanged(path, config, {**first, **given})
     only_of_a_call = {"json": False, "overwrite": False, "summary": False}
     settings = {**first, **only_of_a_call, **given, "resume": now.resume, "task": now.task}
-    settings["weights"] = first["weights"]  # the DCGAN that an MTD did start from
+    if now.weights not in ("", first["weights"]):
+        raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
+    settings["weights"] = first["weights"]
     if now.task == "all":
         settings["weights"] = ""
         settings["adversarial_every"] = given.get("adversarial_every", 0)
@@ -3147,8 +3149,6 @@ def config_from(arguments):
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
         )
     if given.get("resume"):
-        if given.get("weights"):
-            raise UsageError("--weights starts a run, --resume goes on with one; give one of them")
         return resumed_config(given)
     recipe = RECIPES[given.get("recipe", "best")]
     return Config(**{**recipe, **given})

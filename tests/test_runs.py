@@ -785,11 +785,19 @@ def test_a_resumed_run_has_all_epochs(straight_and_resumed):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_a_resumed_mtd_knows_its_dcgan(demo, monkeypatch):
-    """Whatever --weights says now."""
+@pytest.mark.parametrize("flags", [[], ["--weights", str(Path("results/gan/last.pt"))]])
+def test_a_resumed_mtd_knows_its_dcgan(demo, monkeypatch, flags):
+    """With the same command and --resume, or without --weights."""
     monkeypatch.chdir(demo.folder)
-    config = malaria.config_from(["--task", "mtd", "--resume", "--weights", "other.pt"])
+    config = malaria.config_from(["--task", "mtd", "--resume", *flags])
     assert config.weights == str(Path("results/gan/last.pt"))
+
+
+def test_a_resumed_mtd_cannot_start_from_another_dcgan(demo, run_script):
+    """It is refused, in a line that names the one it did start from."""
+    done = run_script("--task", "mtd", "--resume", "--weights", "other.pt", cwd=demo.folder)
+    assert done.returncode == 2
+    assert "other.pt: the run started from 'results/gan/last.pt'" in done.stderr
 
 
 def test_a_resumed_mtd_keeps_its_interval_of_adversarial_steps(demo, run_script):
