@@ -192,7 +192,7 @@ class Config:
     )
     beta2_d: float = flag(0.999, "training", "the same of D", low=0, high=0.99999)
     adversarial_every: int = flag(
-        0, "training", "mtd: J(D) at each Nth step; 0: 16 with --weights, else 1", low=0
+        0, "training", "mtd: J(D) at each Nth step; 0: 16 on a DCGAN but the demo's, else 1", low=0
     )
     precision: str = flag(
         "auto",
@@ -1885,15 +1885,16 @@ class Trainer:
 def adversarial_interval(task, config):
     """At every how many steps J(D) is learnt beside J(C).
 
-    The DCGAN under an MTD draws well already, and its steps cost the most; from random weights, or
-    to learn to draw a class, G needs every step.
+    A DCGAN that draws well needs little more of it, and those steps cost the most. From random
+    weights, after the demo set's few epochs, or to learn to draw a class, G needs every step.
     """
     if task == "gan":
         return 1
     if config.adversarial_every:
         return config.adversarial_every
+    is_demo = config.data_path == ""
     starts_from_dcgan = config.weights != ""
-    return 16 if starts_from_dcgan and not config.conditional else 1
+    return 16 if starts_from_dcgan and not is_demo and not config.conditional else 1
 
 
 def check_trainable(task, data):
