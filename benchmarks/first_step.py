@@ -3,6 +3,7 @@
 python -m benchmarks.first_step --task gan ...       the flags of the script
 """
 
+import os
 import sys
 
 import rollNumber_05 as malaria
@@ -21,4 +22,6 @@ def run(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(malaria.main(run, sys.argv[1:]))
+    code = malaria.main(run, sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # the interpreter's own end, half a second, is no part of the start
