@@ -1951,6 +1951,7 @@ def restore(trainer, config, epochs):
     interval = state["config"]["adversarial_every"]
     if trainer.task == "mtd" and config.adversarial_every not in (0, interval):
         raise UsageError(f"{path}: made with --adversarial_every {interval}; this cannot change")
+    check_optimizers(state, trainer, path)
     trainer.load(state)
     if path != last_checkpoint(config, trainer.task):
         trainer.best = -math.inf  # its best epoch is in another folder
@@ -2206,26 +2207,63 @@ def load_checkpoint(path, task=None, device="cpu"):
     """
     state = read_state(path)
     try:
-        state["config"] = vars(Config(**state["config"]))
-        state["classes"] = [str(name) for name in state["classes"]]
-        state["trained_on"] = [str(name) for name in state["trained_on"]]
-        networks = build_networks(state["task"], state["config"], len(state["classes"]))
+        config = check_state(state)
+        networks = build_networks(state["task"], vars(config), len(state["classes"]))
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
             average = averaged(network)  # "ema" has the names of an AveragedModel
             average.load_state_dict(state["ema"][name])
             network.load_state_dict(average.module.state_dict())
             network.to(device).eval().requires_grad_(False)
-        missing = STATE_KEYS - set(state)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({reason})"
         ) from error
-    if missing:
-        raise UsageError(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
+    state["config"] = vars(config)
     if task not in (None, state["task"]):
         raise UsageError(f"{path}: weights of a {state['task']}, not of a {task}")
     return Checkpoint(*networks, state)
+
+
+def check_state(state):
+    """Check a checkpoint, but for optimisers, against what its config leads to; returns the Config.
+
+    Nothing is made in the sizes that a file names before these are found to be its tensors'.
+    Raises UsageError or CheckpointError (extras/checkpoints.py).
+    """
+    checks = extra("checkpoints")
+    missing = STATE_KEYS - set(state)
+    checks.require(not missing, f"it lacks {', '.join(sorted(missing))}")
+    checks.check_values(state, len(StepMetrics._fields))
+    config = Config(**state["config"])
+    with torch.device("meta"):
+        networks = build_networks(state["task"], vars(config), len(state["classes"]))
+    for kind in ("weights", "ema", "optimizers"):
+        is_pair = type(state[kind]) is dict and set(state[kind]) == {"generator", "discriminator"}
+        checks.require(is_pair, f"{kind} is not of a generator and a discriminator")
+    for name, network in zip(("generator", "discriminator"), networks, strict=True):
+        checks.check_tensors(state["weights"][name], network.state_dict(), f"weights.{name}")
+        average = averaged(network).state_dict()
+        average["n_averaged"] = torch.tensor(0)
+        checks.check_tensors(state["ema"][name], average, f"ema.{name}")
+    return config
+
+
+def check_optimizers(state, trainer, path):
+    """Raise UsageError unless the optimisers in a checkpoint file are of a Trainer's networks."""
+    checks = extra("checkpoints")
+    for name, network in trainer.networks.items():
+        number = nn.Parameter(torch.zeros(1))  # an optimiser that has stepped shows what one keeps
+        number.grad = torch.zeros(1)
+        example = make_optimizer(trainer.config, name, [number])
+        example.step()
+        found = state["optimizers"][name]
+        try:
+            checks.check_optimizer(found, example, list(network.parameters()), f"optimizers.{name}")
+        except checks.CheckpointError as error:
+            raise UsageError(
+                f"{path}: not a checkpoint of this script, or damaged ({error})"
+            ) from error
 
 
 def resume_path(config, task):
@@ -2260,8 +2298,9 @@ def resumed_config(given):
     # With --task all both runs have to agree with each other and with the flags.
     for path, config in made_with.items():
         check_unchanged(path, config, {**first, **given})
-    only_of_a_call = {"json": False, "overwrite": False, "summary": False}
-    settings = {**first, **only_of_a_call, **given, "resume": now.resume, "task": now.task}
+    settings = {**first, **given}
+    for name in ("task", "resume", "results_dir", "save_dir", "json", "overwrite", "summary"):
+        settings[name] = getattr(now, name)  # a checkpoint does not choose where files go
     if now.weights not in ("", first["weights"]):
         raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
     settings["weights"] = first["weights"]

@@ -1,0 +1,122 @@
+"""Checks that a checkpoint is what its own config says, before anything is made of it.
+
+A file from a stranger can hold whatever torch.load(weights_only=True) reads: values of other types,
+tensors of other shapes, an optimiser's state that corrupts memory.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MOST_NAMES = 1_000_000
+MOST_CLASSES = 1000
+MOST_STEPS = 10**12
+
+
+class CheckpointError(ValueError):
+    """What is wrong with a checkpoint; the message is one line."""
+
+
+def require(condition, message):
+    """Raise CheckpointError unless a condition holds."""
+    if not condition:
+        raise CheckpointError(message)
+
+
+def is_count(value):
+    """Whether a value is a whole number that can count steps."""
+    return type(value) is int and 0 <= value <= MOST_STEPS
+
+
+def check_values(state, metric_count):
+    """Check everything in a checkpoint that is no network and no optimiser.
+
+    metric_count: how many numbers a step leaves in the traces.
+    """
+    require(state["task"] in ("gan", "mtd"), "its task is neither gan nor mtd")
+    config = state["config"]
+    require(type(config) is dict and all(type(key) is str for key in config), "config is no dict")
+    check_names(state["classes"], "classes", MOST_CLASSES)
+    for name in state["classes"]:
+        require(0 < len(name) <= 200 and name.isprintable(), f"a class is called {name!r:.80}")
+        require("," not in name, f"a class is called {name!r:.80}, with a comma")
+    require(len(state["classes"]) > 0, "it has no classes")
+    require(len(set(state["classes"])) == len(state["classes"]), "a class is there twice")
+    check_names(state["trained_on"], "trained_on", MOST_NAMES)
+    require(is_count(state["epoch"]) and is_count(state["step"]), "epoch or step is no count")
+    best = state["best"]
+    require(type(best) is float and not math.isnan(best), "best is no number")
+    check_history(state["history"], state["epoch"])
+    traces = torch.empty(state["step"], metric_count, device="meta")
+    check_tensor(state["traces"], traces, "traces")
+    check_tensor(state["strength"], torch.empty((), device="meta"), "strength")
+    require(0 <= state["strength"] <= 1, "strength is not in [0, 1]")
+
+
+def check_names(names, what, most):
+    """Check a list of text that is not too long."""
+    require(type(names) is list and len(names) <= most, f"{what} is no list of up to {most} names")
+    require(all(type(name) is str for name in names), f"{what} has a name that is no text")
+
+
+def check_history(history, epoch):
+    """Check the rows of numbers, one an epoch."""
+    require(type(history) is list and len(history) == epoch, "history is not of as many epochs")
+    for row in history:
+        require(type(row) is dict, "a row of history is no dict")
+        for name, value in row.items():
+            is_number = type(value) in (int, float)
+            require(type(name) is str and is_number, "history has what is no number")
+
+
+def check_tensor(found, expected, name):
+    """Check that a value is a finite tensor of the kind, type and shape of another."""
+    require(type(found) is Tensor and found.layout == torch.strided, f"{name} is no tensor")
+    require(found.dtype == expected.dtype, f"{name} is of {found.dtype}, not {expected.dtype}")
+    shape = tuple(found.shape)
+    require(found.shape == expected.shape, f"{name} is {shape}, not {tuple(expected.shape)}")
+    require(bool(found.isfinite().all()), f"{name} is not finite")
+
+
+def check_tensors(found, expected, name):
+    """Check a state_dict: the same names, and tensors of the same types and shapes."""
+    require(type(found) is dict or isinstance(found, dict), f"{name} is no dict")
+    require(found.keys() == expected.keys(), f"{name} has other layers than its config says")
+    for key, value in expected.items():
+        check_tensor(found[key], value, f"{name}.{key}")
+
+
+def check_optimizer(found, optimizer, parameters, name):
+    """Check the state_dict of an optimiser of some parameters.
+
+    optimizer: one of the same kind and settings that has stepped once, on any parameter.
+    """
+    require(isinstance(found, dict) and found.keys() == {"state", "param_groups"}, f"{name} is odd")
+    expected = optimizer.state_dict()
+    groups = found["param_groups"]
+    require(type(groups) is list and len(groups) == 1, f"{name} has not one group of parameters")
+    check_group(groups[0], expected["param_groups"][0], len(parameters), name)
+    states = found["state"]
+    require(isinstance(states, dict), f"{name}.state is no dict")
+    require(set(states) <= set(range(len(parameters))), f"{name} has states of no parameter")
+    keys = expected["state"][0].keys()
+    for number, state in states.items():
+        require(isinstance(state, dict) and state.keys() == keys, f"{name} has an odd state")
+        for key, value in state.items():
+            if value is None and expected["state"][0][key] is None:
+                continue
+            is_count_of_steps = key == "step"
+            like = torch.empty((), device="meta") if is_count_of_steps else parameters[number]
+            check_tensor(value, like, f"{name}.{number}.{key}")
+
+
+def check_group(group, expected, count, name):
+    """Check the settings of an optimiser; only the learning rate may be another."""
+    require(isinstance(group, dict) and set(group) <= set(expected), f"{name} has odd settings")
+    require(group.get("params") == list(range(count)), f"{name} is of other parameters")
+    rate = group.get("lr")
+    require(type(rate) in (int, float) and 0 <= rate < math.inf, f"{name} has no learning rate")
+    for key in set(group) - {"params", "lr"}:
+        same_type = type(group[key]) is type(expected[key])
+        require(same_type and group[key] == expected[key], f"{name} has another {key}")
