@@ -998,7 +998,7 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        line = torch.tensor([1.0, 2.0, 1.0], device="cpu") / 4  # made even on the meta device
         kernel = line.outer(line).repeat(self.out_channels, 1, 1, 1)
         self.register_buffer("kernel", kernel, persistent=False)  # the same in every network
 
