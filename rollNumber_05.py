@@ -980,11 +980,14 @@ def kernel_size(small, large):
 def initialise(module):
     """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Radford et al. 2016, sec. 4)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+        mean = 0.0
     elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+        mean = 1.0
     else:
         return
+    if module.weight.is_meta:
+        return  # only its shape is asked for
+    nn.init.normal_(module.weight, mean, 0.02)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 
