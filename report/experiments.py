@@ -20,8 +20,7 @@ from report import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("gan", "mtd")
-# Flags that say how the data is read; benchmarks know the defaults only.
-DATA_FLAGS = ("view", "classes", "microscope", "magnification", "image_size", "channels")
+DATA_FLAGS = malaria.flags_that_read_data()  # benchmarks know their defaults only
 SHOWN_EPOCHS = 7  # of which the report has samples
 CAPTION_HEIGHT = 22  # pixels above a grid of samples
 

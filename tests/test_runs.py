@@ -455,8 +455,9 @@ def test_an_mtd_of_other_layers_cannot_start_from_a_dcgan(dcgan, tmp_path):
         ("gan", {"weights": "gan.pt"}, 1),
         ("mtd", {}, 1),
         ("mtd", {"adversarial_every": 3}, 3),
-        ("mtd", {"weights": "gan.pt"}, 16),
-        ("mtd", {"weights": "gan.pt", "augment": False}, 16),
+        ("mtd", {"weights": "gan.pt", "data_path": "data"}, 16),
+        ("mtd", {"weights": "gan.pt"}, 1),  # on the demo set
+        ("mtd", {"weights": "gan.pt", "data_path": "data", "augment": False}, 16),
         ("mtd", {"weights": "gan.pt", "adversarial_every": 3}, 3),
         ("mtd", {"weights": "gan.pt", "conditional": True}, 1),
         ("mtd", {"weights": "gan.pt", **malaria.RECIPES["assignment"]}, 1),
