@@ -32,6 +32,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,16 +314,16 @@ RECIPES = {
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 SPLITS = ("train", "val", "test")
 CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces between words
-    "ring": r"\bring",
-    "trophozoite": r"\btroph",
-    "schizont": r"\bschi[sz]",
-    "gametocyte": r"\bgamet",
-    "difficult": r"\bdifficult",
-    "red blood cell": r"^(?!.*\b(infect|parasit))"
-    r".*(\bred ?blood|\brbc|\buninfected|\bhealthy|\berythrocyte)",
-    "leukocyte": r"\bleu[ck]o|\bwbc|\bwhite ?blood",
+    "ring": r"\brings?\b",
+    "trophozoite": r"\btroph(s|o|ozoites?)?\b",
+    "schizont": r"\bschi[sz]onts?\b",
+    "gametocyte": r"\bgamet(es?|ocytes?)\b",
+    "difficult": r"\bdifficult\b",
+    "red blood cell": r"^(uninfected|healthy)( cells?)?$"
+    r"|^((uninfected|healthy) )?(red ?blood ?(cells?|corpuscles?)?|rbcs?|erythrocytes?)$",
+    "leukocyte": r"^(leu[ck]ocytes?|wbcs?|white ?blood ?(cells?|corpuscles?)?)$",
 }
-CACHE_VERSION = 4  # raise it when readers, crops or splits change
+CACHE_VERSION = 6  # raise it when readers, crops or splits change
 SIDES = {  # image size: sides of the feature maps between 4x4 and the image
     28: (4, 7, 14),
     32: (4, 8, 16),
@@ -337,24 +338,33 @@ class Index:
 
     labels: class numbers, or lists of 0 and 1, one for each class, with view "field".
     boxes: [x, y, w, h] as annotated, or None; sources: image files relative to the data folder.
-    image_counts: fields in each split. skipped: files and cells that are not used; problems: why,
-    a line each, the first 20.
+    image_counts: fields in each split. found: how often each class is annotated.
+    problems: [file, reason] of what was not used. notes: what a user should know, a line each.
     """
 
     layout: str
     view: str
     classes: list[str]
-    skipped: int
-    problems: list[str]
+    found: dict[str, int]
+    problems: list[list[str]]
+    notes: list[str]
     image_counts: dict[str, int]
     boxes: list[list[float] | None]
     labels: list[int] | list[list[int]]
     splits: list[str]
     sources: list[str]
 
+    @property
+    def skipped(self):
+        """How many files and annotations were not used."""
+        return len(self.problems)
+
 
 def canonical_class(name):
-    """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case."""
+    """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case.
+
+    Only whole words count: a schistocyte is no schizont, a ringed sideroblast no ring.
+    """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
     words = re.sub(r"[\s_\-.,]+", " ", spaced).strip().lower()
     for known, pattern in CLASS_SPELLINGS.items():
@@ -383,6 +393,7 @@ def read_voc(folder):
     """Pascal-VOC XML, as in M5; `filename` in it is a second guess at the image's name."""
     from defusedxml import ElementTree
 
+    stated_size = extra("layouts").stated_size
     for path in folder.files(".xml"):
         with folder.noting_damage(path):
             root = ElementTree.parse(path).getroot()
@@ -394,36 +405,47 @@ def read_voc(folder):
                 )
                 box = (left, top, right - left, bottom - top)
                 cells.append((entry.findtext("name"), box))
-            names = [path.name, root.findtext("filename") or path.name]
-            yield folder.annotation(path, names, cells)
+            file_name = root.findtext("filename") or path.name
+            names = [path.name, file_name]
+            if Path(file_name.replace("\\", "/")).stem == path.stem:
+                names = [file_name]  # it tells the ending too
+            size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
+            yield folder.annotation(path, names, cells, size)
 
 
 def read_class_folders(folder):
-    """Folders of crops named by class, split folders above or below them; copies count once."""
+    """Folders of crops named by class, split folders above or below them; copies count once.
+
+    Folders that say what kind of file is in them, or whose image it is, are no classes.
+    """
     unique = {}
-    for paths in folder.images.values():
-        for path in paths:
+    for path in sorted(folder.image_files(), key=folder.split_rank):
+        class_name = folder.class_of(path)
+        if class_name:  # of copies the one in the later of train, val, test stays
             content = hashlib.sha1(path.read_bytes()).digest()
-            unique[path.parent.name, content] = path
-    named = []
-    for path in unique.values():
-        folders = folder.relative(path).parts[:-1]
-        class_names = [name for name in folders if not folder.is_split_name(name)]
-        if class_names:
-            named.append((path, class_names[-1]))
-    if len({class_name for _, class_name in named}) > 1:
-        for path, class_name in named:
+            unique[class_name, content] = path
+    unknown = extra("fields").UNKNOWN
+    learnt = set()
+    for (class_name, _), path in unique.items():
+        if class_name.lower() not in unknown or folder.split_rank(path) != SPLITS.index("test"):
+            learnt.add(class_name)
+    for (class_name, _), path in unique.items():
+        if class_name not in learnt:
+            folder.problem(path, f"{class_name} of test is no class: train has none")
+        elif len(learnt) > 1:
             yield folder.annotation(path, [path.name], [(class_name, None)])
 
 
 def layout_readers():
-    """{layout: reader} in the order in which they are tried."""
-    return {
-        "IML annotations.json": read_iml,
-        **extra("layouts").READERS,
-        "Pascal-VOC XML": read_voc,
-        "class folders": read_class_folders,
-    }
+    """The readers of extras/fields.py's read_fields, in the order in which equals are preferred."""
+    layouts = extra("layouts")
+    own = {"IML annotations.json": read_iml, "Pascal-VOC XML": read_voc}
+    return extra("fields").Readers(
+        annotations={**own, **layouts.READERS},
+        explain_unread=layouts.explain_unread,
+        class_folders=read_class_folders,
+        unlabelled=layouts.read_unlabelled,
+    )
 
 
 def choose_classes(found, asked, some_may_be_missing=False):
@@ -446,16 +468,26 @@ def choose_classes(found, asked, some_may_be_missing=False):
     return names
 
 
+def note_unused_classes(folder, found, classes, spellings):
+    """Say which classes --classes auto leaves out, but for red cells, leukocytes and difficult."""
+    usual = {"red blood cell", "leukocyte", "difficult"}
+    unused = sorted(set(found) - set(classes) - usual)
+    unused = [shown_name(name, spellings) for name in unused]
+    if unused:
+        ask = ",".join([*classes, *unused])
+        folder.notes.append(f'not used: {", ".join(unused)}; to use them: --classes "{ask}"')
+
+
 # Images
 
 
-def read_image(path, channels=3):
-    """An image file of any size or mode as uint8 (H, W, channels). Raises UsageError if none."""
+def read_image(path, channels=3, depth=None, upright=False):
+    """An image file of any size or mode as uint8 (H, W, channels). Raises UsageError if none.
+
+    depth, upright: as in extras/images.py's read_pixels.
+    """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I") or image.mode == "F":
-                image = Image.fromarray(to_8_bits(np.asarray(image)))
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        pixels = extra("images").read_pixels(path, channels, depth, upright)
     except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
         raise UsageError(
             f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file"
@@ -463,10 +495,21 @@ def read_image(path, channels=3):
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def to_8_bits(pixels):
-    """Grey values of 16 bits, or floats in [0, 1], as uint8."""
-    scale = 255 if pixels.dtype.kind == "f" else 255 / 65535
-    return np.clip(np.round(pixels * scale), 0, 255).astype(np.uint8)
+def read_field(path, boxes, channels, depth=None):
+    """(image, whether it was turned) of a field: as stored, or upright if the boxes say so.
+
+    Raises UsageError if the boxes are of an image of other proportions.
+    """
+    boxes_fit = extra("images").boxes_fit
+    boxes = [box for box in boxes if box is not None]
+    image = read_image(path, channels, depth)
+    if boxes_fit(boxes, image):
+        return image, False
+    turned = read_image(path, channels, depth, upright=True)
+    if turned.shape != image.shape and boxes_fit(boxes, turned):
+        return turned, True
+    height, width = image.shape[:2]
+    raise UsageError(f"{path}: the boxes are not of this image of {width} x {height}")
 
 
 def crop_cell(image, box, size):
@@ -519,38 +562,82 @@ def list_crops(fields, classes, view):
     return crops
 
 
+class CutReport(NamedTuple):
+    """{number of a crop: why it could not be cut}, images turned upright, bits of deep ones."""
+
+    failed: dict[int, str]
+    turned: list[Path]
+    depth: int | None
+
+
 def cut_images(crops, out, name):
     """Decode every field once, in threads, and cut its crops into `out` (N, S, S, C).
 
-    Returns the numbers of the crops that could not be cut.
+    Returns a CutReport.
     """
     numbers_by_path = {}
     for number, crop in enumerate(crops):
         numbers_by_path.setdefault(crop.field.path, []).append(number)
+    depth = extra("images").common_depth(numbers_by_path)
+    report = CutReport({}, [], depth)
     size, channels = out.shape[2:]
 
     def cut(path):
         numbers = numbers_by_path[path]
+        boxes = [crops[number].box for number in numbers]
         try:
-            image = read_image(path, channels)
-        except UsageError:
-            return numbers
-        failed = []
-        for number in numbers:
-            box = crops[number].box
+            image, is_turned = read_field(path, boxes, channels, depth)
+        except UsageError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            report.failed.update(dict.fromkeys(numbers, reason))
+            return
+        if is_turned:
+            report.turned.append(path)
+        for number, box in zip(numbers, boxes, strict=True):
             try:
                 pixel_box = None if box is None else box.in_pixels(image)
                 out[number] = crop_cell(image, pixel_box, size)
-            except (TypeError, ValueError, OverflowError):  # not four finite numbers, or outside
-                failed.append(number)
-        return failed
+            except (ValueError, OverflowError) as error:  # not finite numbers, or outside
+                report.failed[number] = str(error)
 
-    failed = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = pool.map(cut, numbers_by_path)
-        for numbers in tqdm(done, f"reading {name}", len(numbers_by_path), disable=None):
-            failed.update(numbers)
-    return failed
+        for _ in tqdm(done, f"reading {name}", len(numbers_by_path), disable=None):
+            pass
+    return report
+
+
+def read_cells(folder, config, some_may_be_missing):
+    """(layout, fields, classes, found) of a DataFolder.
+
+    classes: {canonical name: name as the data has it}; found: how often each is annotated.
+    """
+    layout, fields = extra("fields").read_fields(
+        folder, layout_readers(), config.microscope, config.magnification
+    )
+    spellings = {}
+    found = Counter()
+    for field in fields:
+        for cell in field.cells:
+            spellings.setdefault(canonical_class(cell.label), Counter())[cell.label] += 1
+        field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
+        found.update(cell.label for cell in field.cells)
+    chosen = choose_classes(set(found), config.classes, some_may_be_missing)
+    if config.classes == "auto":
+        note_unused_classes(folder, found, chosen, spellings)
+    classes = {name: shown_name(name, spellings) for name in chosen}
+    found_as = {shown_name(name, spellings): count for name, count in found.items()}
+    return layout, fields, classes, found_as
+
+
+def shown_name(name, spellings):
+    """The name of a class as the data mostly has it; stages go by their canonical names.
+
+    spellings: {canonical name: Counter of the data's names}.
+    """
+    if name in STAGES or name not in spellings:
+        return name
+    return spellings[name].most_common(1)[0][0]
 
 
 def build_cache(folder, target, config, some_may_be_missing):
@@ -558,47 +645,60 @@ def build_cache(folder, target, config, some_may_be_missing):
 
     Raises UsageError, or DataError (extras/fields.py), if nothing in it can be used.
     """
-    layout, fields = extra("fields").read_fields(
-        folder, layout_readers(), config.microscope, config.magnification
-    )
-    found = set()
-    for field in fields:
-        field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
-        found.update(cell.label for cell in field.cells)
-    classes = choose_classes(found, config.classes, some_may_be_missing)
-    extra("splits").deal_splits(fields, classes)  # sets field.split
-    crops = list_crops(fields, classes, config.view)
+    layout, fields, classes, found = read_cells(folder, config, some_may_be_missing)
+    folder.notes += extra("splits").deal_splits(fields, list(classes))  # sets field.split
+    crops = list_crops(fields, list(classes), config.view)
     with atomic_folder(target) as building:
-        kept = write_images(building / "images.npy", crops, config, folder.root.name)
+        kept = write_images(building / "images.npy", crops, config, folder)
         if not kept:
+            reason = "no cell is annotated"
+            if folder.problems:
+                reason = f"{folder.problems[0].file}: {folder.problems[0].reason}"
             raise UsageError(
                 f"--data_path {folder.name}: {layout}, {len(fields)} images, "
-                "but not one cell that can be cut out"
+                f"but not one cell that can be cut out: {reason}"
             )
+        crop_splits = [crop.field.split for crop in kept]
+        copies = extra("splits").count_near_copies(building / "images.npy", crop_splits)
+        if copies:
+            folder.notes.append(f"{copies} crops of val or test look just like one of train")
         field_splits = [field.split for field in fields]
         index = Index(
             layout=layout,
             view=config.view,
-            classes=classes,
-            skipped=len(crops) - len(kept) + len(folder.problems),
-            problems=folder.problems[:20],
+            classes=list(classes.values()),
+            found=dict(found),
+            problems=[[str(problem.file), problem.reason] for problem in folder.problems],
+            notes=folder.notes,
             image_counts={split: field_splits.count(split) for split in SPLITS},
             boxes=[None if crop.box is None else list(crop.box[:4]) for crop in kept],
             labels=[crop.label for crop in kept],
-            splits=[crop.field.split for crop in kept],
+            splits=crop_splits,
             sources=[folder.relative(crop.field.path).as_posix() for crop in kept],
         )
         (building / "index.json").write_text(json.dumps(dataclasses.asdict(index)))
 
 
-def write_images(path, crops, config, name):
-    """Cut the crops into a .npy file; returns those that could be cut, whose images come first."""
+def write_images(path, crops, config, folder):
+    """Cut the crops into a .npy file; returns those that could be cut, whose images come first.
+
+    The others are problems of the DataFolder.
+    """
     shape = (len(crops), config.image_size, config.image_size, config.channels)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    failed = cut_images(crops, images, name)
-    numbers = [number for number in range(len(crops)) if number not in failed]
+    report = cut_images(crops, images, folder.root.name)
+    for number, reason in sorted(report.failed.items()):
+        folder.problem(crops[number].field.path, reason)
+    if report.turned:
+        folder.notes.append(
+            f"{len(report.turned)} images were turned by their EXIF orientation, as their boxes say"
+        )
+    if report.depth:
+        folder.notes.append(f"images of more than 8 bits were read as {report.depth} bits")
+    numbers = [number for number in range(len(crops)) if number not in report.failed]
     for row, number in enumerate(numbers):
         images[row] = images[number]
+    images.flush()
     return [crops[number] for number in numbers]
 
 
@@ -616,24 +716,29 @@ def atomic_folder(target):
 
 
 def open_data_path(data_path, cache):
-    """The folder of a data path; a zip is unpacked once into `cache`. Raises UsageError."""
+    """The folder of a data path; a zip, or a folder of zips, is unpacked once into `cache`.
+
+    Raises UsageError.
+    """
+    archives = extra("archives")
     try:
         path = Path(data_path).expanduser()
         is_folder = path.is_dir()
         exists = path.exists()
     except (OSError, RuntimeError):  # a name that is too long, the home of nobody
         is_folder = exists = False
-    if is_folder:
-        return path
     if not exists:
         raise UsageError(f"--data_path {data_path}: no such folder or zip")
-    info = path.stat()
-    identity = f"{path.resolve()}{info.st_size}{info.st_mtime_ns}"
-    target = cache / f"zip-{hashlib.sha1(identity.encode()).hexdigest()[:16]}"
+    zips = archives.zips_in(path) if is_folder else [path]
+    if not zips:
+        return path
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in zips]
+    target = cache / f"zip-{hashlib.sha1(json.dumps(stats).encode()).hexdigest()[:16]}"
     if not target.exists():
         try:
             with atomic_folder(target) as building:
-                shutil.unpack_archive(path, building, "zip")
+                for file in zips:
+                    archives.unpack(file, building)
         except Exception as error:  # a zip can be damaged, locked or too large in many ways
             raise UsageError(
                 f"--data_path {data_path}: no folder, and no zip that can be unpacked ({error})"
@@ -671,7 +776,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
         try:
             build_cache(folder, cache, config, some_may_be_missing)
         except reading.DataError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(f"--data_path {config.data_path}: {error}") from error
     index = Index(**json.loads((cache / "index.json").read_text()))
     copy_on_write = "c"  # torch wants a writable array; the file stays as it is
     images = torch.from_numpy(np.load(cache / "images.npy", mmap_mode=copy_on_write))
@@ -892,7 +997,10 @@ class MalariaDataset(Dataset):
         rows.append(["total", *map(sum, columns)])
         head = ["split", "images", self.label_kind.counted, *self.classes]
         lines = [f"layout: {self.index.layout}, skipped: {self.index.skipped}"]
-        lines += self.index.problems[:3]
+        lines += [f"{file}: {reason}" for file, reason in self.index.problems[:3]]
+        found = [f"{name} {count}" for name, count in sorted(self.index.found.items())]
+        lines.append(f"classes found: {', '.join(found)}; used: {', '.join(self.classes)}")
+        lines += [f"note: {note}" for note in self.index.notes]
         lines.append(text_table([head, *rows]))
         return "\n".join(lines)
 
@@ -931,8 +1039,9 @@ def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arra
         layout=layout,
         view=view,
         classes=list(classes),
-        skipped=0,
+        found={},
         problems=[],
+        notes=[],
         image_counts={split: splits.count(split) for split in SPLITS},
         boxes=[None] * count,
         labels=list(labels),
@@ -2832,6 +2941,22 @@ def plot_nearest(path, images, quality):
     gallery(path, title, pictures)
 
 
+def plot_cells(path, data, per_class=4):
+    """A few crops of every split and class, evenly spread, with the files they are from."""
+    pictures = []
+    for split in SPLITS:
+        part = data.split(split)
+        hot = part.multi_hot().cpu()
+        for i, name in enumerate(data.classes):
+            rows = hot[:, i].nonzero()[:, 0]
+            rows = rows[:: max(1, math.ceil(len(rows) / per_class))]
+            sources = part.sources()
+            for row, image in zip(rows.tolist(), part.uint8(rows), strict=True):
+                file = Path(sources[row]).name
+                pictures.append(Picture(image, f"{split}, {name}\n{file[-24:]}"))
+    gallery(path, "crops of every split and class: is each what its label says?", pictures)
+
+
 class Judgement(NamedTuple):
     """Answers about N images: right or not, how sure, and 'true label, answer' in words."""
 
@@ -2994,6 +3119,17 @@ def real_fake_pictures(checkpoint, test, seed, count):
 # ============================================ tasks =============================================
 
 
+def write_data_sheet(folder, data):
+    """cells.png, crops to look at, and skipped.csv, the files that are not used and why."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_cells(folder / "cells.png", data)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "reason"])
+    writer.writerows(data.index.problems)
+    save_text(text.getvalue(), folder / "skipped.csv")
+
+
 def report_run(trainer, folder, data):
     """Hand over the weights of a trained task, then score them, then draw the run."""
     task = trainer.task
@@ -3005,6 +3141,8 @@ def report_run(trainer, folder, data):
     if task == "mtd":
         report_mtd(folder, config, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
+    with drawing("cells.png"):
+        write_data_sheet(folder, data)
     with drawing("the training"):
         plot_training(trainer, folder)
     with drawing("the weights"):
@@ -3159,8 +3297,9 @@ def compare(config):
     print(f"all: before and after the head in {folder}")
 
 
-def print_data(config, data):
-    """What --task data says."""
+def report_data(config, data):
+    """What --task data says and draws."""
+    write_data_sheet(Path(config.results_dir, "data"), data)
     if not config.json:
         print(data.table())
         return
@@ -3194,7 +3333,7 @@ def run_tasks(config, data):
     first = is_first_process()
     if config.task == "data":
         if first:
-            print_data(config, data)
+            report_data(config, data)
         return
     if first:
         print(data.table())

@@ -1,25 +1,41 @@
 """Deals fields to train, val and test in blocks of neighbours, which can show the same cell."""
 
 import itertools
+import re
 
+import cv2
 import numpy as np
 
-from extras.fields import (
+from extras.fields import DataError
+from extras.paths import (
     BETWEEN_WORDS,
     MAGNIFICATIONS,
     MICROSCOPES,
     SPLIT_SPELLINGS,
-    DataError,
+    plain,
     stem_key,
 )
 
 BLOCK = 8  # neighbouring places that stay together, fewer in small sets
 HELD_OUT_SHARE = 0.15  # of val and of test
+# C33P1thinF_IMG_..., C1_thinF_..., C2NThinF_..., C51AP12thinF_..., C68P29N_ThinF_...
+NIH_PATIENT = re.compile(r"^(c\d+[a-z]*?(?:p\d+[a-z]*?)?)_?(?:re)?thin")
+PHOTOGRAPH = re.compile(r"^(.+?)_cell_?\d+$")  # of cells that were cut out of it
+ROBOFLOW_COPY = re.compile(r"\.rf\.[0-9a-z]+$")  # of an augmented image
 
 
 def place_of(field):
-    """The words of a field's path that remain the same at another magnification or microscope."""
-    words = BETWEEN_WORDS.split(f"{field.path.parent.as_posix().lower()}/{stem_key(field.path)}")
+    """What photographs of one place have in common: the words of the path but for some.
+
+    Left out are microscope, magnification, split, and the number of a copy. Cells cut out of one
+    photograph, or of one patient's where names say so, are of one place, whatever their folder.
+    """
+    stem = ROBOFLOW_COPY.sub("", stem_key(field.path))
+    for pattern in (NIH_PATIENT, PHOTOGRAPH):
+        found = pattern.match(stem)
+        if found:
+            return (found[1],)
+    words = BETWEEN_WORDS.split(f"{plain(field.path.parent.as_posix())}/{stem}")
     ignored = MAGNIFICATIONS | MICROSCOPES | SPLIT_SPELLINGS.keys()
     return tuple(word for word in words if word not in ignored)
 
@@ -27,8 +43,8 @@ def place_of(field):
 def deal_splits(fields, classes):
     """Give every field a split: the one given to it or its place, else one that is dealt.
 
-    Given splits stand; if val or test lacks, it is dealt out of train. Raises DataError if there
-    are too few places.
+    Given splits stand; if val or test lacks, it is dealt out of train. Returns notes, a line each,
+    of classes that a split lacks. Raises DataError if there are too few places.
     """
     if {field.split for field in fields} <= {"val", "test"}:  # all of it is called test, say
         for field in fields:
@@ -41,13 +57,8 @@ def deal_splits(fields, classes):
     used = {field.split for field in fields}
     missing = [split for split in ("val", "test") if split not in used]
     if missing:
-        blocks = blocks_of_neighbours(places)
-        if len(blocks) < len(missing) + 1:
-            raise DataError(
-                f"--data_path: images of {len(blocks)} places are too few "
-                f"to deal train, {', '.join(missing)}; give more"
-            )
-        deal_blocks(blocks, ["train", *missing], classes)
+        deal_missing(places, missing, classes)
+    return notes_of_lacking(fields, classes)
 
 
 def share_split(place):
@@ -58,50 +69,153 @@ def share_split(place):
             field.split = min(given, default="train")
 
 
-def blocks_of_neighbours(places):
-    """The training fields of all places in name order, in blocks of up to BLOCK places."""
+def deal_missing(places, missing, classes):
+    """Deal the splits that are missing out of the training fields of all places.
+
+    Blocks are as large as may be, and smaller where that keeps a class out of a split.
+    """
     groups = []
     for _, place in sorted(places.items()):
         of_train = [field for field in place if field.split == "train"]
         if of_train:
             groups.append(of_train)
-    size = max(1, min(BLOCK, len(groups) // 14))  # at least 14 blocks: two for each 15 %
+    splits = ["train", *missing]
+    if len(groups) < len(splits):
+        raise DataError(
+            f"images of {len(groups)} places are too few to deal {', '.join(splits)}; give more"
+        )
+    deals = []
+    for size, with_seeds in ways_to_deal(len(groups)):
+        blocks = blocks_of(groups, size)
+        dealt = deal_blocks(blocks, len(splits), classes, with_seeds)
+        deals.append((count_lacking(blocks, dealt, len(splits), classes), blocks, dealt))
+        if deals[-1][0] == 0:
+            break
+    _, blocks, dealt = min(deals, key=lambda deal: deal[0])  # the largest blocks of equals
+    for block, split in zip(blocks, dealt, strict=True):
+        for field in block:
+            field.split = splits[split]
+
+
+def ways_to_deal(group_count):
+    """(size of blocks, whether one of each class goes to each split first), the best way first."""
+    sizes = [max(1, min(BLOCK, group_count // 14))]  # at least 14 blocks: two for each 15 %
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return [(size, False) for size in sizes] + [(size, True) for size in sizes]
+
+
+def blocks_of(groups, size):
+    """Lists of fields, each of `size` neighbouring groups."""
     starts = range(0, len(groups), size)
     return [list(itertools.chain(*groups[start : start + size])) for start in starts]
 
 
-def shares_of_blocks(blocks, classes):
-    """(blocks, 1 + classes) shares of all fields and of all cells of each class, by block."""
-    counts = np.zeros((len(blocks), 1 + len(classes)))
-    for row, block in zip(counts, blocks, strict=True):
-        row[0] = len(block)
-        for field in block:
-            for cell in field.cells:
-                if cell.label in classes:
-                    row[1 + classes.index(cell.label)] += 1
-    return counts / np.maximum(counts.sum(0), 1)
+def count_cells(fields, classes):
+    """(classes,) numbers of cells."""
+    counts = np.zeros(len(classes))
+    for field in fields:
+        for cell in field.cells:
+            if cell.label in classes:
+                counts[classes.index(cell.label)] += 1
+    return counts
 
 
-def deal_blocks(blocks, splits, classes):
-    """Deal blocks to splits, "train" first: rarest cells first, to the split that lacks them most.
+def deal_blocks(blocks, split_count, classes, with_seeds=False):
+    """The split (blocks,) of each block, 0 being train: rarest cells first, where they lack most.
 
     It depends on the data alone, on no seed. No split stays empty.
     """
-    shares = shares_of_blocks(blocks, classes)
-    wanted = np.full(len(splits), HELD_OUT_SHARE)
-    wanted[0] = 1 - HELD_OUT_SHARE * (len(splits) - 1)
-    filled = np.zeros((len(splits), shares.shape[1]))
+    counts = [[len(block), *count_cells(block, classes)] for block in blocks]
+    shares = np.array(counts) / np.maximum(np.sum(counts, 0), 1)
+    wanted = np.full(split_count, HELD_OUT_SHARE)
+    wanted[0] = 1 - HELD_OUT_SHARE * (split_count - 1)
+    filled = np.zeros((split_count, shares.shape[1]))
     dealt = np.zeros(len(blocks), int)
+    seeds = one_of_each_class(shares[:, 1:], split_count) if with_seeds else {}
+    for block, split in seeds.items():
+        dealt[block] = split
+        filled[split] += shares[block]
     for block in np.argsort(-shares.max(1), kind="stable"):
+        if block in seeds:
+            continue
         rarest = shares[block].argmax()
         split = ((filled[:, rarest] + shares[block, rarest]) / wanted).argmin()
         dealt[block] = split
         filled[split] += shares[block]
-    for split in range(len(splits)):
+    for split in range(split_count):
         if split not in dealt:
-            counts = np.bincount(dealt, minlength=len(splits))
-            can_give = np.flatnonzero(counts[dealt] > 1)
+            sizes = np.bincount(dealt, minlength=split_count)
+            can_give = np.flatnonzero(sizes[dealt] > 1)
             dealt[can_give[-1]] = split
+    return dealt
+
+
+def one_of_each_class(shares, split_count):
+    """{block: split} that gives every split a block of every class, where there are so many.
+
+    shares: (blocks, classes) of the cells of a class. The class of the fewest blocks comes first,
+    and train before val and test.
+    """
+    seeds = {}
+    has_class = shares > 0
+    for index in np.argsort(has_class.sum(0), kind="stable"):
+        blocks = np.flatnonzero(has_class[:, index])
+        served = {seeds[block] for block in blocks if block in seeds}
+        lacking = [split for split in range(split_count) if split not in served]
+        free = [block for block in blocks if block not in seeds]
+        free.sort(key=lambda block: shares[block].max())
+        seeds.update(zip(free, lacking, strict=False))
+    return seeds
+
+
+def count_lacking(blocks, dealt, split_count, classes):
+    """How many (class, split) pairs have no cell."""
+    counts = np.zeros((split_count, len(classes)))
     for block, split in zip(blocks, dealt, strict=True):
-        for field in block:
-            field.split = splits[split]
+        counts[split] += count_cells(block, classes)
+    return int((counts == 0).sum())
+
+
+def notes_of_lacking(fields, classes):
+    """A line for each class that is not in every split."""
+    found = {}
+    for field in fields:
+        for cell in field.cells:
+            found.setdefault(cell.label, set()).add(field.split)
+    notes = []
+    for name in classes:
+        lacking = [split for split in ("train", "val", "test") if split not in found.get(name, ())]
+        if lacking:
+            notes.append(f"no cell of class {name} is in {', '.join(lacking)}")
+    return notes
+
+
+NEAR = 0.8  # grey levels between copies at 8x8, root mean square; other cells are further apart
+
+
+def count_near_copies(path, splits):
+    """How many crops of val and test look like one of train, also smaller or saved as JPEG.
+
+    path: the .npy file of crops (N, S, S, C), of which the first len(splits) count.
+    """
+    images = np.load(path, mmap_mode="r")
+    fingerprints = np.stack([fingerprint(image) for image in images[: len(splits)]])
+    is_train = np.array([split == "train" for split in splits])
+    train = fingerprints[is_train]
+    if not len(train):
+        return 0
+    held_out = fingerprints[~is_train]
+    count = 0
+    for start in range(0, len(held_out), 1000):
+        part = held_out[start : start + 1000]
+        squares = (part**2).sum(1)[:, None] + (train**2).sum(1) - 2 * part @ train.T
+        count += int((squares.min(1) < 64 * NEAR**2).sum())
+    return count
+
+
+def fingerprint(image):
+    """float32 (64,): the small grey image at 8x8, less its mean."""
+    grey = image.mean(2, dtype=np.float32)
+    small = cv2.resize(grey, (8, 8), interpolation=cv2.INTER_AREA)
+    return (small - small.mean()).ravel()

@@ -12,6 +12,7 @@ import zipfile
 
 import cv2
 import numpy as np
+from PIL import Image
 
 COLOURS = {  # RGB
     "ring": (200, 40, 90),
@@ -22,6 +23,7 @@ COLOURS = {  # RGB
     "leukocyte": (100, 30, 160),
     "difficult": (20, 20, 20),
 }
+STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 PLAIN = (235, 225, 240)  # the background, RGB
 WIDTH = 240
 HEIGHT = 150
@@ -70,18 +72,29 @@ def colour_of(name):
     raise KeyError(name)
 
 
-def paint(path, discs, size=(WIDTH, HEIGHT)):
-    """Write an image with a disc of its class's colour, any spelling, at every (name, x, y)."""
+def painted(discs, size=(WIDTH, HEIGHT)):
+    """Return an image with a disc of its class's colour, any spelling, at every (name, x, y)."""
     width, height = size
     image = np.full((height, width, 3), PLAIN, np.uint8)
     for name, x, y in discs:
         cv2.circle(image, (x, y), RADIUS, colour_of(name), -1)
+    return image
+
+
+def paint(path, discs, size=(WIDTH, HEIGHT)):
+    """Write an image with a disc of its class's colour, any spelling, at every (name, x, y)."""
+    image = painted(discs, size)
     settings = []
     if path.suffix.lower() in (".jpg", ".jpeg"):
         settings = [cv2.IMWRITE_JPEG_QUALITY, 100]
     path.parent.mkdir(parents=True, exist_ok=True)
     blue_first = image[:, :, ::-1]
     assert cv2.imwrite(str(path), blue_first, settings)
+
+
+def box_around(x, y):
+    """Return the box (x, y, w, h) of the disc at x, y."""
+    return (x - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)
 
 
 def smear(path, *names, shift=0):
@@ -93,9 +106,45 @@ def smear(path, *names, shift=0):
     cells = []
     for name, (x, y) in zip(names, SPOTS, strict=False):
         discs.append((name, x + shift, y))
-        box = (x + shift - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)
-        cells.append((name, box))
+        cells.append((name, box_around(x + shift, y)))
     paint(path, discs)
+    return cells
+
+
+CROP = (40, 30)  # width and height of a painted crop
+
+
+def crop_discs(name, number):
+    """Return the disc of a crop as [(name, x, y)], elsewhere for each of sixty numbers."""
+    return [(name, 15 + number % 10, 12 + number // 10 % 6)]
+
+
+def paint_crops(folder, name, count, start=0):
+    """Write crops of a class, 000.png and so on, no two alike."""
+    for number in range(start, start + count):
+        paint(folder / f"{number:03d}.png", crop_discs(name, number), CROP)
+
+
+TURNS = {  # EXIF orientation: what turns an upright image into the stored one
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+EXIF_ORIENTATION = 0x0112
+
+
+def photograph(path, *names, orientation=6, shift=0):
+    """Write a JPEG as of a phone held upright: stored lying, with its EXIF orientation.
+
+    Returns [(name, (x, y, w, h))], the boxes in pixels of the upright image.
+    """
+    cells = smear(path, *names, shift=shift)
+    with Image.open(path) as upright:
+        stored = upright.transpose(TURNS[orientation])
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stored.save(path, exif=exif, quality=100, subsampling=0)
     return cells
 
 
@@ -127,9 +176,12 @@ def voc_objects(cells):
     return "".join(objects)
 
 
-def write_voc(path, cells, filename="", disk=""):
-    """Write a Pascal-VOC file of [(name, (x, y, w, h))]."""
+def write_voc(path, cells, filename="", disk="", size=None):
+    """Write a Pascal-VOC file of [(name, (x, y, w, h))]; size: (width, height) that it states."""
     head = f"<filename>{filename}</filename><path>{disk}</path>"
+    if size:
+        width, height = size
+        head += f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     write(path, f"<annotation>{head}{voc_objects(cells)}</annotation>")
 
 
@@ -492,6 +544,111 @@ def yolo_classes_txt(root):
 def yolo_parallel_folders(root):
     """Write folder trees side by side, with YOLO labels, whose file names repeat."""
     write_pairs(root, "yolo")
+
+
+# One image in a file of its own, in several formats
+
+
+def annotate_in_voc(path, image, cells, size):
+    """Write a Pascal-VOC file of [(name, (x, y, w, h))] in an image of that name and size."""
+    write_voc(path.with_suffix(".xml"), cells, image, size=size)
+
+
+def annotate_in_coco(path, image, cells, size):
+    """Write a COCO file of [(name, (x, y, w, h))] in an image of that name and size."""
+    names = sorted({name for name, _ in cells})
+    annotations = []
+    for name, box in cells:
+        annotations.append({"image_id": 1, "category_id": names.index(name), "bbox": box})
+    width, height = size
+    content = {
+        "images": [{"id": 1, "file_name": image, "width": width, "height": height}],
+        "annotations": annotations,
+        "categories": [{"id": index, "name": name} for index, name in enumerate(names)],
+    }
+    write(path.with_suffix(".json"), content)
+
+
+def annotate_in_labelme(path, image, cells, size):
+    """Write a LabelMe file of [(name, (x, y, w, h))] in an image of that name and size."""
+    shapes = []
+    for name, (x, y, w, h) in cells:
+        points = [[x, y], [x + w, y + h]]
+        shapes.append({"label": name, "points": points, "shape_type": "rectangle"})
+    width, height = size
+    content = {"version": "5.4.1", "shapes": shapes, "imagePath": image, "imageData": None}
+    write(path.with_suffix(".json"), content | {"imageWidth": width, "imageHeight": height})
+
+
+def annotate_in_csv(path, image, cells, size):
+    """Write a table of [(name, (x, y, w, h))] in an image of that name and size."""
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for name, (x, y, w, h) in cells:
+        values = (image, *size, name, x, y, x + w, y + h)
+        lines.append(",".join(map(str, values)))
+    write(path.with_suffix(".csv"), "\n".join(lines) + "\n")
+
+
+COLUMNS = {  # head: what is in that column
+    **dict.fromkeys(["filename", "file_name", "image"], "name"),
+    **dict.fromkeys(["id", "image_id"], "stem"),
+    **dict.fromkeys(["image_path", "filepath"], "path"),
+    **dict.fromkeys(["label", "class", "category", "diagnosis"], "label"),
+    **dict.fromkeys(["x", "xmin", "x1"], "left"),
+    **dict.fromkeys(["y", "ymin", "y1"], "top"),
+    **dict.fromkeys(["xmax", "x2"], "right"),
+    **dict.fromkeys(["ymax", "y2"], "bottom"),
+    **dict.fromkeys(["w", "width"], "width"),
+    **dict.fromkeys(["h", "height"], "height"),
+    **dict.fromkeys(["split", "set", "subset"], "split"),
+    "bbox": "box",
+    "x_center": "centre_x",
+    "y_center": "centre_y",
+}
+
+
+def table_values(image, label, box=None, split=""):
+    """Return what may be in the columns of a row; image: its path; box: x, y, w, h."""
+    values = {"name": image.name, "stem": image.stem, "path": image.as_posix()}
+    values |= {"label": label, "split": split}
+    if box:
+        x, y, w, h = box
+        values |= {"left": x, "top": y, "right": x + w, "bottom": y + h, "width": w, "height": h}
+    return values
+
+
+def table(heads, rows, separator=","):
+    """Return the text of a table of [table_values]; heads: the columns by commas."""
+    lines = [heads.replace(",", separator)]
+    for row in rows:
+        values = [str(row[COLUMNS[head.lower()]]) for head in heads.split(",")]
+        lines.append(separator.join(values))
+    return "\n".join(lines) + "\n"
+
+
+def annotate_in_iml(path, image, cells, size):
+    """Write an IML file of [(name, (x, y, w, h))] in an image of that name; it states no size."""
+    objects = [iml_object(name, box) for name, box in cells]
+    write(path.with_suffix(".json"), [{"image_name": image, "objects": objects}])
+
+
+def annotate_in_yolo(path, image, cells, size):
+    """Write a YOLO file of [(name, (x, y, w, h))], indices of STAGES; it names no image."""
+    lines = [yolo_line(STAGES.index(name), box) for name, box in cells]
+    write(path.with_suffix(".txt"), "\n".join(lines) + "\n")
+
+
+ANNOTATORS_WITH_SIZE = {
+    "VOC": annotate_in_voc,
+    "COCO": annotate_in_coco,
+    "LabelMe": annotate_in_labelme,
+    "CSV": annotate_in_csv,
+}
+ANNOTATORS = {
+    **ANNOTATORS_WITH_SIZE,
+    "IML": annotate_in_iml,
+    "YOLO": annotate_in_yolo,
+}
 
 
 # class folders
