@@ -323,7 +323,7 @@ CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces
     r"|^((uninfected|healthy) )?(red ?blood ?(cells?|corpuscles?)?|rbcs?|erythrocytes?)$",
     "leukocyte": r"^(leu[ck]ocytes?|wbcs?|white ?blood ?(cells?|corpuscles?)?)$",
 }
-CACHE_VERSION = 6  # raise it when readers, crops or splits change
+CACHE_VERSION = 7  # raise it when readers, crops or splits change
 SIDES = {  # image size: sides of the feature maps between 4x4 and the image
     28: (4, 7, 14),
     32: (4, 8, 16),
@@ -363,14 +363,22 @@ class Index:
 def canonical_class(name):
     """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case.
 
-    Only whole words count: a schistocyte is no schizont, a ringed sideroblast no ring.
+    Only whole words count: a schistocyte is no schizont, a ringed sideroblast no ring. A name that
+    denies one, or has two stages, is kept too.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
     words = re.sub(r"[\s_\-.,]+", " ", spaced).strip().lower()
-    for known, pattern in CLASS_SPELLINGS.items():
-        if re.search(pattern, words):
-            return known
-    return words
+    found = [known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)]
+    stages = [known for known in found if known in STAGES]
+    is_denied = re.search(r"\b(non?|not|without|signet)\b", words)
+    if not found or len(stages) > 1 or (stages and is_denied):
+        return words
+    return found[0]
+
+
+def is_known_class(name):
+    """Whether a name is one of a life stage or of another known cell."""
+    return canonical_class(name) in CLASS_SPELLINGS
 
 
 # Readers of the assignment's layouts; extras/layouts.py has those of other data sets. A reader gets
@@ -397,6 +405,8 @@ def read_voc(folder):
     for path in folder.files(".xml"):
         with folder.noting_damage(path):
             root = ElementTree.parse(path).getroot()
+            if root.tag != "annotation":
+                continue  # XML of something else
             cells = []
             for entry in root.iter("object"):
                 edges = ("xmin", "ymin", "xmax", "ymax")
@@ -420,7 +430,7 @@ def read_class_folders(folder):
     """
     unique = {}
     for path in sorted(folder.image_files(), key=folder.split_rank):
-        class_name = folder.class_of(path)
+        class_name = folder.class_of(path, is_known_class)
         if class_name:  # of copies the one in the later of train, val, test stays
             content = hashlib.sha1(path.read_bytes()).digest()
             unique[class_name, content] = path
@@ -737,8 +747,7 @@ def open_data_path(data_path, cache):
     if not target.exists():
         try:
             with atomic_folder(target) as building:
-                for file in zips:
-                    archives.unpack(file, building)
+                archives.unpack_all(zips, building)
         except Exception as error:  # a zip can be damaged, locked or too large in many ways
             raise UsageError(
                 f"--data_path {data_path}: no folder, and no zip that can be unpacked ({error})"

@@ -27,6 +27,17 @@ def unpack(path, target):
                 place.unlink()
 
 
+def unpack_all(paths, target):
+    """Unpack several zips into one folder, or, if they have names in common, into one each."""
+    names = []
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            names += [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    is_apart = len(set(names)) < len(names)
+    for path in paths:
+        unpack(path, target / path.stem if is_apart else target)
+
+
 def safe_name(name):
     """A name in a zip as a relative path in one form of Unicode; None if it leads elsewhere."""
     path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))

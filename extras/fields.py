@@ -10,6 +10,7 @@ fit equally well it belongs to none: a wrong picture with the right label trains
 import codecs
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -41,9 +42,12 @@ from extras.paths import (
 PASSED_OVER = re.compile(r"\.|__MACOSX|results$")  # folders without data
 OWNER = re.compile(
     r"(patient|subject|person|donor|case|specimen|slide|smear|sample|batch|day|site|pt?|s)[ _-]*\d+"
+    r"|\d{4}[-_. ]\d\d([-_. ]\d\d)?$|\d+x$|part[ _-]*\d+$"  # a date, a magnification, a part
 )
+MASK_FOLDERS = {"gt", "label", "labels", "ground truth", "ground_truth", "groundtruth"}
 UNKNOWN = {"unknown", "unlabelled", "unlabeled"}
 MASK_NAME = re.compile(r"(.+?)[_\- ]*(masks?|overlay|segmentation)[_\- ]*\d*")  # of a file
+MANY_IN_ONE = (".json", ".jsonl", ".csv", ".tsv")  # files that can be about many images
 FRACTIONS = (1, 1)  # the frame of a box in fractions of the image
 
 
@@ -153,16 +157,32 @@ class DataFolder:
         masks = []
         for path in self.image_files():
             found = MASK_NAME.fullmatch(plain(path.stem))
-            if found and (path.parent, found[1]) in places_of_images:
+            is_mask = found and (path.parent, found[1]) in places_of_images
+            in_folder_of_masks = plain(path.parent.name) in MASK_FOLDERS
+            has_image_beside = self.has_stem_beside(path) if in_folder_of_masks else False
+            if is_mask or has_image_beside:
                 masks.append(path)
         for path in masks:
             self.images[stem_key(path.name)].remove(path)
         if masks:
             self.notes.append(f"{len(masks)} images are masks by their names, and not used")
 
+    def has_stem_beside(self, path):
+        """Whether a folder beside a file's has an image of the same stem."""
+        for other in self.images.get(stem_key(path.name), []):
+            if other.parent != path.parent and other.parent.parent == path.parent.parent:
+                return True
+        return False
+
     def walk(self):
         """Every file in order of its path, but hidden ones and those of folders without data."""
+        seen = set()  # links can lead back up
         for folder, folders, files in os.walk(self.root, followlinks=True):
+            real_path = os.path.realpath(folder)
+            if real_path in seen:
+                folders.clear()
+                continue
+            seen.add(real_path)
             if is_result_of_a_run(files):
                 folders.clear()
                 continue
@@ -182,12 +202,14 @@ class DataFolder:
         """Every image, in order of its path."""
         return sorted(path for paths in self.images.values() for path in paths)
 
-    def class_of(self, path):
-        """The folder that names the class of a crop, or None: the last that is no tag, no role."""
-        for name in reversed(self.folders_of(path)):
-            if not path_tags(name) and not is_role(name) and not is_owner(name):
-                return name
-        return None
+    def class_of(self, path, is_known):
+        """The folder that names the class of a crop, or None: the last that is no tag, no role.
+
+        A class that is_known, of several folders above each other, is the one.
+        """
+        names = [name for name in reversed(self.folders_of(path)) if may_be_class(name)]
+        known = [name for name in names if is_known(name)]
+        return next(iter(known + names), None)
 
     def split_rank(self, path):
         """Sorts images by the split that their folders tell, train first; those of none before."""
@@ -211,6 +233,11 @@ class DataFolder:
                 return True
         self.problem(annotation.file, f"names {field.path.name} without saying of which place")
         return False
+
+    @functools.cached_property
+    def known_places(self):
+        """The places of all images."""
+        return set().union(*(places(self.folders_of(path)) for path in self.image_files()))
 
     def image_count(self):
         """How many images there are."""
@@ -316,7 +343,7 @@ class DataFolder:
             if isinstance(error, AmbiguousNameError):
                 self.ambiguous_files.add(annotation.file)
             return None
-        about_many = annotation.file.suffix.lower() in (".json", ".jsonl", ".csv")
+        about_many = annotation.file.suffix.lower() in MANY_IN_ONE
         annotated_in = annotation.file if about_many else annotation.file.parent
         split = (
             self.listed_splits.get(path)
@@ -340,6 +367,11 @@ def is_role(name):
     """Whether a folder's name only says what kind of file is in it: images, cell_images, img2."""
     words = [word.rstrip("0123456789") for word in BETWEEN_WORDS.split(plain(name))]
     return any(words) and all(word in ROLE_WORDS or not word for word in words)
+
+
+def may_be_class(name):
+    """Whether a folder's name can be that of a class."""
+    return not path_tags(name) and not is_role(name) and not is_owner(name)
 
 
 def is_owner(name):
@@ -380,10 +412,12 @@ class Link:
         self.places = places(folder.folders_of(annotation.file))
         self.hints = self.places | inner_places  # may tell a place that is not of this tree
         is_absolute = inner.is_absolute() or ":" in name
+        if is_absolute:  # of another machine, but a place of this tree is meant
+            inner_places = inner_places & folder.known_places
+        self.places = self.places | inner_places
         if not is_absolute:
-            self.places = self.places | inner_places
             self.tags = self.tags | path_tags(inner.parent)
-        if annotation.file.suffix.lower() in (".json", ".jsonl", ".csv"):
+        if annotation.file.suffix.lower() in MANY_IN_ONE:
             self.hints = self.hints | places([annotation.file.stem])
 
     def is_possible(self, path):
@@ -408,11 +442,13 @@ class Link:
             path == self.file,
             len(self.hints & image_places),
             shared_folders(path, self.name),
+            shared_from_root(self.folder.relative(path), self.folder.relative(self.file)),
             path.parent == self.file.parent,
             plain(path.stem) == plain(PurePosixPath(self.name).stem),
             path.stem == PurePosixPath(self.name).stem,
             plain(path.suffix) == plain(PurePosixPath(self.name).suffix),
             -len(image_places - self.hints),
+            -len(self.hints - image_places),
             shared_folders(path, self.file),
             len(self.tags & image_tags),
             -len(image_tags - self.tags),
@@ -426,6 +462,16 @@ class Link:
             names = ", ".join(str(self.folder.relative(path)) for path in best[:3])
             raise AmbiguousNameError(f"names {self.name}, which fits {names} equally well")
         return best[0]
+
+
+def shared_from_root(path, other):
+    """How many folders two relative paths share from the root on."""
+    count = 0
+    for folder, other_folder in zip(path.parts[:-1], other.parts[:-1], strict=False):
+        if plain(folder) != plain(other_folder):
+            break
+        count += 1
+    return count
 
 
 def shared_folders(path, other):
@@ -503,12 +549,54 @@ def read_source(folder, layout, reader, unwanted):
     annotations = list(reader(folder))
     folder.has_parallel_folders = are_parallel(folder, annotations)
     found = [(annotation, folder.field(annotation)) for annotation in annotations]
-    fields = [field for annotation, field in found if field and folder.is_sure(annotation, field)]
+    sure = [pair for pair in found if pair[1] and folder.is_sure(*pair)]
+    fields = [field for _, field in without_contradictions(folder, sure)]
     problems = folder.problems
     folder.problems = shared_problems
     wanted = [field for field in fields if not field.tags & unwanted]
     in_two = in_two_splits(wanted)
     return Source(layout, len(found), fields, merge_fields(wanted), problems, in_two)
+
+
+def without_contradictions(folder, pairs):
+    """The (annotation, field) pairs but for those that say of one image what another's is.
+
+    Where annotations that cannot both be of an image differ in their cells, only the closest
+    counts, or none; the others are problems.
+    """
+    by_path = {}
+    for annotation, field in pairs:
+        by_path.setdefault(field.path, []).append((annotation, field))
+    kept = []
+    for path, of_image in by_path.items():
+        if len(of_image) == 1 or not contradict([annotation for annotation, _ in of_image]):
+            kept += of_image
+            continue
+        closeness = []
+        for annotation, _ in of_image:
+            link = Link(folder, annotation, annotation.image_names[0])
+            closeness.append(link.closeness(path))
+        best = max(closeness)
+        for pair, value in zip(of_image, closeness, strict=True):
+            if value == best and closeness.count(best) == 1:
+                kept.append(pair)
+            else:
+                folder.problem(pair[0].file, f"says of {path.name} what another does not")
+    return kept
+
+
+def contradict(annotations):
+    """Whether annotations of one image differ, and are entries of one file or of files alike.
+
+    Files about many images add to each other: one of train, one of test, say.
+    """
+    if len({tuple(annotation.cells) for annotation in annotations}) == 1:
+        return False
+    files = [annotation.file for annotation in annotations]
+    about_many = any(file.suffix.lower() in MANY_IN_ONE for file in files)
+    entries = {(annotation.file, annotation.split) for annotation in annotations}
+    has_two_entries = len(entries) < len(files)
+    return has_two_entries or not about_many
 
 
 def are_parallel(folder, annotations):

@@ -98,7 +98,7 @@ def on_border_colour(image):
 
 
 def boxes_fit(boxes, image):
-    """Whether boxes are of an image (H, W, C): of its proportions, and most of them inside."""
+    """Whether boxes are of an image (H, W, C): of its proportions, and hardly any outside."""
     height, width = image.shape[:2]
     for frame in {box.frame for box in boxes} - {None, FRACTIONS}:
         proportions = (frame[0] / frame[1]) / (width / height)
@@ -108,4 +108,5 @@ def boxes_fit(boxes, image):
     for box in boxes:
         x, y, w, h = box.in_pixels(image)
         inside += 0 <= x + w / 2 <= width and 0 <= y + h / 2 <= height
-    return inside >= len(boxes) / 2
+    outside = len(boxes) - inside
+    return outside <= max(1, 0.02 * len(boxes)) and inside >= len(boxes) / 2

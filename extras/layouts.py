@@ -91,11 +91,13 @@ def labelme_box(shape):
 
 def read_yolo(folder):
     """YOLO text, one file an image, each line a class index and a box or polygon in fractions."""
-    names = yolo_class_names(folder)
-    if names is None:
+    if yolo_class_names(folder) is None:
         return
     for path in yolo_files(folder):
         with folder.noting_damage(path):
+            names = yolo_class_names(folder, path)
+            if names is None:
+                raise ValueError("which of several files has its class names is not clear")
             cells = []
             for line in path.read_text(encoding="utf-8").splitlines():
                 if line.strip():
@@ -133,14 +135,25 @@ def yolo_box(numbers):
     return x - w / 2, y - h / 2, w, h
 
 
-def yolo_class_names(folder):
-    """{index: class} of a YOLO set from data.yaml, classes.txt or the like, or None."""
+def yolo_class_names(folder, label_file=None):
+    """{index: class} of a YOLO set from data.yaml, classes.txt or the like, or None.
+
+    label_file: for which the names in the nearest folder above it count; if there are none above,
+    those that all files agree in.
+    """
+    found = {}  # folder: names
     for path in name_files(folder):
         with folder.noting_damage(path):
             names = parse_class_names(path)
             if names:
-                return names
-    return None
+                found.setdefault(path.parent, names)
+    if label_file is None:
+        return next(iter(found.values()), None)
+    for above in label_file.parents:
+        if above in found:
+            return found[above]
+    all_agree = len({tuple(sorted(names.items())) for names in found.values()}) == 1
+    return next(iter(found.values())) if all_agree else None
 
 
 def name_files(folder):
@@ -195,6 +208,9 @@ BOX_SIDES = (
 OTHER_BOXES = re.compile(r"box|region|polygon|segmentation|points|coord", re.IGNORECASE)
 
 
+ANSWERS = re.compile(r"submission|predict|(^|_)results?($|_)|sample_")
+
+
 def read_csv(folder):
     """CSV tables with a row an image or a box: image, label and x, y, w, h or corners, any order.
 
@@ -202,8 +218,11 @@ def read_csv(folder):
     above 1 are in fractions of the image.
     """
     for path in folder.files(".csv", ".tsv"):
+        if ANSWERS.search(path.stem.lower()):
+            folder.notes.append(f"{path.name} is taken for answers, not labels, and not read")
+            continue
         with folder.noting_damage(path):
-            rows = [row for row in read_rows(path) if row.get("image")]
+            rows = [row for row in read_rows(folder, path) if row.get("image")]
             in_fractions = are_fractions(rows)
             by_image = {}
             for row in rows:
@@ -244,28 +263,38 @@ def row_cells(rows):
     return cells
 
 
-def read_rows(path):
+def read_rows(folder, path):
     """The rows of a table as dicts by the meanings of COLUMNS.
 
-    Raises ValueError if its boxes are in a column of another meaning.
+    Of several columns that can name the image it is the one whose names are those of most images,
+    of others the first in COLUMNS. Raises ValueError if boxes are in a column of another meaning.
     """
     text = text_of(path)
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
-    meanings = {}
     reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    for column in reader.fieldnames or ():
-        for meaning, names in COLUMNS.items():
-            if column.strip().lower() in names and meaning not in meanings.values():
-                meanings[column] = meaning
-                break
+    rows = list(reader)
+    meanings = {}
+    for meaning, names in COLUMNS.items():
+        columns = [column for column in reader.fieldnames or () if column not in meanings]
+        fitting = [column for column in columns if column.strip().lower() in names]
+        fitting.sort(key=lambda column: names.index(column.strip().lower()))
+        if meaning == "image":
+            fitting.sort(key=lambda column: -count_images(folder, rows, column))
+        if fitting:
+            meanings[fitting[0]] = meaning
     others = [column for column in reader.fieldnames or () if column not in meanings]
     for column in others:
         if OTHER_BOXES.search(column) and not set(BOX_SIDES) & set(meanings.values()):
             raise ValueError(
                 f"column {column} is not read; give x, y, w, h or xmin, ymin, xmax, ymax"
             )
-    return [rename_columns(row, meanings) for row in reader]
+    return [rename_columns(row, meanings) for row in rows]
+
+
+def count_images(folder, rows, column):
+    """How many values of a column are names of images."""
+    return sum(folder.has_image(row[column] or "") for row in rows)
 
 
 def rename_columns(row, meanings):

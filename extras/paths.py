@@ -1,5 +1,6 @@
 """What the words of a path say: which image, which microscope, which split, which place."""
 
+import functools
 import re
 import unicodedata
 from pathlib import PurePosixPath
@@ -34,6 +35,7 @@ ROLE_WORDS = {
     "lbl", "lbls", "main", "obj", "object", "objects", "orig", "original", "photo", "photos",
     "pic", "pics", "picture", "pictures", "png", "raw", "scan", "scans", "slide", "slides",
     "smear", "smears", "tif", "tiff", "truth", "txt", "voc", "xml", "xmls", "yolo",
+    "instances",
 }  # fmt: skip
 COPY_WORDS = {"mask", "masks", "preview", "previews", "segmentation", "segmentations", "thumb"}
 COPY_WORDS |= {"thumbs", "thumbnail", "thumbnails", "overlay", "overlays"}
@@ -53,13 +55,14 @@ def stem_key(name):
     return re.sub(r"[_\-]?(100|400|1000)x$", "", stem)
 
 
+@functools.lru_cache(maxsize=2**16)
 def path_tags(path):
     """Words of a path that say microscope, magnification or split: {'hcm', '1000x', 'train'}."""
     tags = set()
     for word in BETWEEN_WORDS.split(plain(path)):
         word = re.sub(r"(set|data)?\d*$", "", word)  # trainset, train2017
         tags.add(SPLIT_SPELLINGS.get(word, word))
-    return tags & (MAGNIFICATIONS | MICROSCOPES | set(SPLITS))
+    return frozenset(tags & (MAGNIFICATIONS | MICROSCOPES | set(SPLITS)))
 
 
 def tags_conflict(tags, others):
@@ -88,19 +91,27 @@ def split_in_path(path):
 def places(folders):
     """What folder names say of where something is from: a patient, a site, a microscope.
 
-    A name that tells the kind of file, such as labels_2, counts by its numbers alone.
+    Of a name that tells the kind of file, such as labels_2, cells_A or imagesB, the rest counts.
     """
+    return _places(tuple(map(str, folders)))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _places(folders):
+    """The same of a tuple of names, which come again and again."""
     found = set()
     for folder in folders:
         if path_tags(folder):
             continue
-        words = BETWEEN_WORDS.split(plain(folder))
-        kinds = {word.rstrip("0123456789") for word in words}
-        if kinds & ROLE_WORDS:
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", folder))
+        words = [word for word in BETWEEN_WORDS.split(plain(spaced)) if word]
+        others = [word for word in words if word.rstrip("0123456789") not in ROLE_WORDS]
+        if len(others) < len(words):
+            found.update(others)
             found.update(re.findall(r"\d+", folder))
         else:
             found.add(plain(folder))
-    return found
+    return frozenset(found)
 
 
 def places_differ(some, others):

@@ -499,7 +499,7 @@ def test_a_class_that_train_lacks_is_named(root, split, lacking, load):
 
 
 NO_CLASSES = {
-    "kinds of images": ["img", "gt"],
+    "kinds of images": ["img", "raw images"],
     "two names of images": ["images", "photos"],
     "patients": ["patient_1", "patient_2", "patient_3"],
     "samples of blood": ["sample 1", "sample 2"],
@@ -515,6 +515,80 @@ def test_folders_that_are_no_classes(root, folders, load):
     data = load(root)
     assert len(data.classes) == 1
     assert len(data) == 6 * len(folders)
+
+
+@pytest.mark.parametrize("name", ["gt", "labels", "ground truth"])
+def test_images_beside_others_of_the_same_names_are_masks(root, name, load):
+    """By what their folder is called; they are counted in a note."""
+    layouts.paint_crops(root / "img", "ring", 6)
+    layouts.paint_crops(root / name, "trophozoite", 6)
+    data = load(root)
+    assert len(data) == 6
+    assert "6 images are masks by their names" in data.table()
+
+
+def test_labels_of_other_sites_are_not_borrowed(root, load):
+    """Where the image of one site is lost; the sites' names are parts of the folders'."""
+    for site, stage in (("A", "ring"), ("B", "gametocyte")):
+        for number in range(6):
+            cells = layouts.smear(root / f"smear-{site}/images/{number}.png", stage)
+            layouts.write_voc(root / f"smear-{site}/labels/{number}.xml", cells)
+    (root / "smear-A/images/0.png").unlink()
+    data = load(root)
+    assert {name: split_total(data, name) for name in data.classes} == {"ring": 5, "gametocyte": 6}
+    assert data.index.skipped == 1
+
+
+def split_total(data, name):
+    """How many cells of a class there are in all splits."""
+    return sum(count["cells"][name] for count in data.counts().values())
+
+
+def test_labels_of_two_versions_are_not_mixed(root, load):
+    """Those of the folder that is named like the images' count; the others are problems."""
+    for number in range(6):
+        cells = layouts.smear(root / f"images/{number}.png", "ring")
+        layouts.write_voc(root / f"labels/{number}.xml", cells)
+        shifted = [("gametocyte", (box[0] + 5, *box[1:])) for _, box in cells]
+        layouts.write_voc(root / f"labels_old/{number}.xml", shifted)
+    data = load(root)
+    assert data.classes == ["ring"]
+    assert data.index.skipped == 6
+
+
+def test_a_file_of_answers_is_no_file_of_labels(root, load):
+    """A submission's labels are made up; it is named in a note."""
+    for split in ("train", "test"):
+        for stage in ("ring", "trophozoite"):
+            layouts.paint_crops(root / split / stage, stage, 4)
+    layouts.write(root / "sample_submission.csv", "image,label\n0.png,ring\n")
+    data = load(root)
+    assert data.index.layout == "class folders"
+    assert "sample_submission.csv is taken for answers" in data.table()
+
+
+@pytest.mark.parametrize("columns", ["id,filename,label", "label,id,filename"])
+def test_the_column_of_the_image_is_the_one_that_names_images(root, columns, load):
+    """Numbers that happen to be names of other images lose."""
+    lines = [columns]
+    for number in range(8):
+        stage = STAGES[number % 2]
+        layouts.smear(root / f"images/{number}.png", stage)
+        row = {"id": str(number + 1), "filename": f"{number}.png", "label": stage}
+        row["filename"] = f"images/{number}.png"
+        lines.append(",".join(row[column] for column in columns.split(",")))
+    layouts.write(root / "labels.csv", "\n".join(lines))
+    data = load(root)
+    found = dict(zip(data.index.sources, data.index.labels, strict=True))
+    assert all(label == int(Path(file).stem) % 2 for file, label in found.items())
+
+
+@pytest.mark.parametrize("folder", ["2019-05-03", "Leica", "40x", "1"])
+def test_a_known_class_above_another_folder_is_the_class(root, folder, load):
+    """The folder between is of a day, a microscope or a number."""
+    for stage in ("ring", "gametocyte"):
+        layouts.paint_crops(root / stage / folder, stage, 6)
+    assert load(root).classes == ["ring", "gametocyte"]
 
 
 @pytest.mark.parametrize("copies", ["previews", "masks", "thumbnails"])
