@@ -42,7 +42,9 @@ from extras.paths import (
 PASSED_OVER = re.compile(r"\.|__MACOSX|results$")  # folders without data
 OWNER = re.compile(
     r"(patient|subject|person|donor|case|specimen|slide|smear|sample|batch|day|site|pt?|s)[ _-]*\d+"
-    r"|\d{4}[-_. ]\d\d([-_. ]\d\d)?$|\d+x$|part[ _-]*\d+$"  # a date, a magnification, a part
+)
+NO_CLASS = re.compile(  # a date, a magnification, a part of a download
+    r"\d{4}[-_. ]\d\d([-_. ]\d\d)?$|\d+x$|part[ _-]*\d+$"
 )
 MASK_FOLDERS = {"gt", "label", "labels", "ground truth", "ground_truth", "groundtruth"}
 UNKNOWN = {"unknown", "unlabelled", "unlabeled"}
@@ -371,7 +373,9 @@ def is_role(name):
 
 def may_be_class(name):
     """Whether a folder's name can be that of a class."""
-    return not path_tags(name) and not is_role(name) and not is_owner(name)
+    if path_tags(name) or is_role(name) or is_owner(name):
+        return False
+    return not NO_CLASS.match(plain(name))
 
 
 def is_owner(name):
@@ -657,12 +661,29 @@ def read_fields(folder, readers, microscope="both", magnification="all"):
             folder.notes.append(
                 f"also there, and not used: {source.layout}, {len(source.wanted)} wanted fields"
             )
+    note_left_out(folder, best, unwanted)
     folder.note_in_two_splits(best.in_two_splits)
     folder.problems = folder.problems + best.problems
     note_unread_images(folder)
     return best.layout, sorted(
         best.wanted, key=lambda field: folder.relative(field.path).as_posix()
     )
+
+
+def note_left_out(folder, source, unwanted):
+    """Count the images of other microscopes and magnifications, and those without annotation."""
+    other = {field.path for field in source.fields if field.tags & unwanted}
+    if other:
+        folder.notes.append(
+            f"{len(other)} images of another microscope or magnification are left out; "
+            "see --microscope and --magnification"
+        )
+    annotated = {field.path for field in source.fields}
+    bare = [path for path in folder.image_files() if path not in annotated]
+    bare = [path for path in bare if not path_tags(folder.relative(path)) & unwanted]
+    if bare:
+        name = folder.relative(bare[0]).as_posix()
+        folder.notes.append(f"{len(bare)} images have no annotation, such as {name}; not used")
 
 
 def note_label_files(folder):

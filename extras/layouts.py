@@ -223,6 +223,9 @@ def read_csv(folder):
             continue
         with folder.noting_damage(path):
             rows = [row for row in read_rows(folder, path) if row.get("image")]
+            if not count_images(folder, rows, "image"):
+                folder.notes.append(f"{path.name} names none of the images, and is not read")
+                continue
             in_fractions = are_fractions(rows)
             by_image = {}
             for row in rows:

@@ -6,7 +6,7 @@ import re
 import cv2
 import numpy as np
 
-from extras.fields import DataError
+from extras.fields import DataError, is_owner
 from extras.paths import (
     BETWEEN_WORDS,
     MAGNIFICATIONS,
@@ -40,6 +40,20 @@ def place_of(field):
     return tuple(word for word in words if word not in ignored)
 
 
+def owner_of(field):
+    """The folders that say whose or from which slide a field is, or else its place."""
+    owners = tuple(plain(name) for name in field.path.parts[:-1] if is_owner(name))
+    return owners or place_of(field)
+
+
+def group_fields(fields, key):
+    """{key of a field: the fields that have it}."""
+    groups = {}
+    for field in fields:
+        groups.setdefault(key(field), []).append(field)
+    return groups
+
+
 def deal_splits(fields, classes):
     """Give every field a split: the one given to it or its place, else one that is dealt.
 
@@ -49,9 +63,9 @@ def deal_splits(fields, classes):
     if {field.split for field in fields} <= {"val", "test"}:  # all of it is called test, say
         for field in fields:
             field.split = None
-    places = {}
-    for field in fields:
-        places.setdefault(place_of(field), []).append(field)
+    places = group_fields(fields, owner_of)
+    if len(places) < 3:  # too few patients to be dealt whole
+        places = group_fields(fields, place_of)
     for place in places.values():
         share_split(place)
     used = {field.split for field in fields}

@@ -556,6 +556,46 @@ def test_labels_of_two_versions_are_not_mixed(root, load):
     assert data.index.skipped == 6
 
 
+def test_patients_stay_together(root, load):
+    """Each one's images are in one split."""
+    for patient in range(12):
+        for number in range(4):
+            path = root / f"patient_{patient:02d}/{number}.png"
+            layouts.write_voc(path.with_suffix(".xml"), layouts.smear(path, STAGES[number % 2]))
+    index = load(root).index
+    splits = {}
+    for source, split in zip(index.sources, index.splits, strict=True):
+        splits.setdefault(source.split("/")[0], set()).add(split)
+    assert [len(found) for found in splits.values()] == [1] * 12
+
+
+def test_a_table_of_something_else_is_noted(root, load):
+    """It names no image."""
+    for stage in ("ring", "trophozoite"):
+        layouts.paint_crops(root / stage, stage, 6)
+    layouts.write(root / "patients.csv", "id,diagnosis,label\nanna,malaria,1\n")
+    data = load(root)
+    assert data.index.layout == "class folders"
+    assert "patients.csv names none of the images" in data.table()
+
+
+def test_images_without_annotation_are_counted(root, load):
+    """In a note that names one."""
+    for number in range(8):
+        cells = layouts.smear(root / f"{number}.png", STAGES[number % 2])
+        if number < 6:
+            layouts.write_voc(root / f"{number}.xml", cells)
+    assert "note: 2 images have no annotation, such as 6.png; not used" in load(root).table()
+
+
+def test_other_magnifications_are_counted(root, load):
+    """In a note that names the flags."""
+    layouts.write_m5(root, "HCM", "1000x", "ring", 0)
+    layouts.write_m5(root, "LCM", "1000x", "ring", 0)
+    table = load(root).table()
+    assert "note: 4 images of another microscope or magnification are left out" in table
+
+
 def test_a_file_of_answers_is_no_file_of_labels(root, load):
     """A submission's labels are made up; it is named in a note."""
     for split in ("train", "test"):
