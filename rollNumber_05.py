@@ -508,10 +508,14 @@ def read_image(path, channels=3, depth=None, upright=False):
 def read_field(path, boxes, channels, depth=None):
     """(image, whether it was turned) of a field: as stored, or upright if the boxes say so.
 
-    Raises UsageError if the boxes are of an image of other proportions.
+    Fractions are of the upright image, as YOLO's programs read it. Raises UsageError if the boxes
+    are of an image of other proportions.
     """
-    boxes_fit = extra("images").boxes_fit
+    images = extra("images")
+    boxes_fit = images.boxes_fit
     boxes = [box for box in boxes if box is not None]
+    if images.are_fractions(boxes) and images.has_orientation(path):
+        return read_image(path, channels, depth, upright=True), True
     image = read_image(path, channels, depth)
     if boxes_fit(boxes, image):
         return image, False
@@ -696,6 +700,9 @@ def write_images(path, crops, config, folder):
     """
     shape = (len(crops), config.image_size, config.image_size, config.channels)
     images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     report = cut_images(crops, images, folder.root.name)
     for number, reason in sorted(report.failed.items()):
         folder.problem(crops[number].field.path, reason)

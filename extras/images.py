@@ -97,6 +97,21 @@ def on_border_colour(image):
     return Image.alpha_composite(background, image)
 
 
+ORIENTATION = 0x0112  # in EXIF; 1 is upright
+
+
+def has_orientation(path):
+    """Whether an image file says that it is to be turned to stand upright."""
+    with contextlib.suppress(Exception), Image.open(path) as image:  # read again, and reported
+        return image.getexif().get(ORIENTATION, 1) != 1
+    return False
+
+
+def are_fractions(boxes):
+    """Whether boxes are in fractions of the image."""
+    return bool(boxes) and all(box.frame == FRACTIONS for box in boxes)
+
+
 def boxes_fit(boxes, image):
     """Whether boxes are of an image (H, W, C): of its proportions, and hardly any outside."""
     height, width = image.shape[:2]

@@ -722,3 +722,28 @@ DATA_SETS = {
     "class_folders_in_splits": class_folders_in_splits,
     "class_folders_listed": class_folders_listed,
 }
+
+
+# What a dataset read from them has
+
+
+def cells_by_split(data):
+    """{split: {class: cells}}, without classes that a split has none of."""
+    cells = {}
+    for split, part in data.counts().items():
+        cells[split] = {name: number for name, number in part["cells"].items() if number}
+    return cells
+
+
+def cells_in_all(data):
+    """{class: cells} of all splits together."""
+    numbers = data.multi_hot().sum(0).int().tolist()
+    return dict(zip(data.classes, numbers, strict=True))
+
+
+def assert_crops_show_their_cells(data):
+    """Assert that every crop has its class's colour in the middle, plain background in a corner."""
+    for crop, label in zip(data.uint8().astype(int), data.labels.tolist(), strict=True):
+        name = data.classes[label]
+        assert np.abs(crop[16, 16] - COLOURS[name]).max() < 12, name
+        assert np.abs(crop[0, 0] - PLAIN).max() < 12, name

@@ -15,8 +15,8 @@ import cv2
 import layouts
 import numpy as np
 import pytest
+from layouts import assert_crops_show_their_cells, cells_by_split, cells_in_all
 from PIL import Image
-from test_readers import assert_crops_show_their_cells, cells_by_split, cells_in_all
 
 import rollNumber_05 as malaria
 
@@ -195,6 +195,20 @@ def write_photographs(root, annotate, orientation=6, size=SIZE):
 with_size = pytest.mark.parametrize(
     "annotate", layouts.ANNOTATORS_WITH_SIZE.values(), ids=layouts.ANNOTATORS_WITH_SIZE
 )
+
+
+@pytest.mark.parametrize("orientation", layouts.TURNS)
+def test_fractions_are_of_the_upright_photograph(root, orientation, load):
+    """As YOLO's programs read it; their boxes fit either way."""
+    layouts.write(root / "classes.txt", "\n".join(THREE_STAGES))
+    for number in range(6):
+        path = root / f"{number}.jpg"
+        cells = layouts.photograph(path, *THREE_STAGES, orientation=orientation, shift=3 * number)
+        lines = [layouts.yolo_line(THREE_STAGES.index(name), box) for name, box in cells]
+        layouts.write(path.with_suffix(".txt"), "\n".join(lines))
+    data = load(root)
+    assert_crops_show_their_cells(data)
+    assert re.search(r"note: 6 .*orientation", data.table())
 
 
 @with_size

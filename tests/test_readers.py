@@ -12,6 +12,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
+from layouts import assert_crops_show_their_cells, cells_by_split, cells_in_all
 from PIL import Image
 
 import rollNumber_05 as malaria
@@ -26,28 +27,6 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
 def root(tmp_path):
     """The data folder of a test; its cache goes beside it."""
     return tmp_path / "data"
-
-
-def cells_by_split(data):
-    """{split: {class: cells}}, without classes that a split has none of."""
-    cells = {}
-    for split, part in data.counts().items():
-        cells[split] = {name: number for name, number in part["cells"].items() if number}
-    return cells
-
-
-def cells_in_all(data):
-    """{class: cells} of all splits together."""
-    numbers = data.multi_hot().sum(0).int().tolist()
-    return dict(zip(data.classes, numbers, strict=True))
-
-
-def assert_crops_show_their_cells(data):
-    """Assert that every crop has its class's colour in the middle, plain background in a corner."""
-    for crop, label in zip(data.uint8().astype(int), data.labels.tolist(), strict=True):
-        name = data.classes[label]
-        assert np.abs(crop[16, 16] - layouts.COLOURS[name]).max() < 12, name
-        assert np.abs(crop[0, 0] - layouts.PLAIN).max() < 12, name
 
 
 def distinct_images(data):
