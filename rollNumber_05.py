@@ -2380,7 +2380,8 @@ def read_state(path):
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is not int or found != CHECKPOINT_FORMAT:  # a tensor compares by element
         raise UsageError(
             f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; "
             "--task gan or mtd writes one"
@@ -2448,9 +2449,10 @@ def check_optimizers(state, trainer, path):
         found = state["optimizers"][name]
         try:
             checks.check_optimizer(found, example, list(network.parameters()), f"optimizers.{name}")
-        except checks.CheckpointError as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"{path}: not a checkpoint of this script, or damaged ({error})"
+                f"{path}: not a checkpoint of this script, or damaged ({reason})"
             ) from error
 
 

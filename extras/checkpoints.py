@@ -34,7 +34,8 @@ def check_values(state, metric_count):
 
     metric_count: how many numbers a step leaves in the traces.
     """
-    require(state["task"] in ("gan", "mtd"), "its task is neither gan nor mtd")
+    task = state["task"]
+    require(type(task) is str and task in ("gan", "mtd"), "its task is neither gan nor mtd")
     config = state["config"]
     require(type(config) is dict and all(type(key) is str for key in config), "config is no dict")
     check_names(state["classes"], "classes", MOST_CLASSES)
@@ -114,7 +115,9 @@ def check_optimizer(found, optimizer, parameters, name):
 def check_group(group, expected, count, name):
     """Check the settings of an optimiser; only the learning rate may be another."""
     require(isinstance(group, dict) and set(group) <= set(expected), f"{name} has odd settings")
-    require(group.get("params") == list(range(count)), f"{name} is of other parameters")
+    numbers = group.get("params")
+    is_list = type(numbers) is list and all(type(number) is int for number in numbers)
+    require(is_list and numbers == list(range(count)), f"{name} is of other parameters")
     rate = group.get("lr")
     require(type(rate) in (int, float) and 0 <= rate < math.inf, f"{name} has no learning rate")
     for key in set(group) - {"params", "lr"}:

@@ -136,6 +136,26 @@ def test_an_optimiser_of_other_shapes_is_refused(states, resume):
     assert "optimizers.generator.0.exp_avg" in error
 
 
+@pytest.mark.parametrize("place", ["format", "task", "epoch", "best", "strength"])
+def test_a_tensor_in_the_place_of_a_plain_value_is_refused(states, resume, place):
+    """Compared by element it has no truth."""
+    state = copy.deepcopy(states["gan"])
+    state[place] = torch.zeros(2, 2)
+    code, error = resume("gan", state)
+    assert code == 2
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2, 2), [torch.zeros(2, 2)], None])
+def test_odd_numbers_of_parameters_are_refused(states, resume, value):
+    """Of an optimiser's one group."""
+    state = copy.deepcopy(states["gan"])
+    state["optimizers"]["generator"]["param_groups"][0]["params"] = value
+    code, error = resume("gan", state)
+    assert code == 2
+    assert "of other parameters" in error
+
+
 @pytest.mark.parametrize("kind", ["weights", "ema"])
 def test_weights_that_are_not_finite_are_refused(states, resume, kind):
     """--json would print NaN."""
