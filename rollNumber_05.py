@@ -498,6 +498,8 @@ def read_image(path, channels=3, depth=None, upright=False):
     """
     try:
         pixels = extra("images").read_pixels(path, channels, depth, upright)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
         raise UsageError(
             f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file"
