@@ -152,17 +152,14 @@ class DataFolder:
         self.leave_out_masks()
 
     def leave_out_masks(self):
-        """Take out images that are named as the mask of another image in their folder."""
-        places_of_images = set()
-        for path in self.image_files():
-            places_of_images.add((path.parent, plain(path.stem)))
+        """Take out images that their names, or their folders' names, say are masks of others."""
+        stems = {(path.parent, plain(path.stem)) for path in self.image_files()}
         masks = []
         for path in self.image_files():
             found = MASK_NAME.fullmatch(plain(path.stem))
-            is_mask = found and (path.parent, found[1]) in places_of_images
-            in_folder_of_masks = plain(path.parent.name) in MASK_FOLDERS
-            has_image_beside = self.has_stem_beside(path) if in_folder_of_masks else False
-            if is_mask or has_image_beside:
+            by_name = found is not None and (path.parent, found[1]) in stems
+            by_folder = plain(path.parent.name) in MASK_FOLDERS and self.has_stem_beside(path)
+            if by_name or by_folder:
                 masks.append(path)
         for path in masks:
             self.images[stem_key(path.name)].remove(path)

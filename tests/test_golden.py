@@ -532,7 +532,7 @@ def test_averages_at_the_end(run_of, name, network):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_augmentation_strength_at_the_end(run_of, name):
-    """What the augmentation has adapted to; without any it is no longer adapted."""
+    """What the augmentation has adapted to; without any it stays 0."""
     trainer = run_of(name).trainer
     expected = RUNS[name]["strength"] if trainer.config.augment else 0
     assert trainer.strength.item() == pytest.approx(expected, abs=TOLERANCES[name].strength)
