@@ -7,46 +7,34 @@
 Results go to results/<task>/, weights to saved_models/. README.txt says what is what.
 
 Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
-Grad-CAM, plots, tasks, command line. Helpers that the assignment does not ask for are in extras/,
-loaded where they are used: finding files, other layouts, dealing splits, measuring quality.
+Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in extras/, loaded
+where it is used: finding and cutting crops, other layouts, augmentation, measures, what draws.
 """
 
 import argparse
 import contextlib
-import csv
 import dataclasses
-import datetime
 import difflib
 import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
-import io
 import json
 import math
 import os
-import re
-import shutil
-import signal
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
 
@@ -54,6 +42,7 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line: cause and mend (exit code 2)."""
 
 
+@functools.cache
 def extra(name):
     """The module extras/NAME.py beside this script. Raises UsageError if it is not there."""
     if not Path(__file__).with_name("extras").joinpath(f"{name}.py").exists():
@@ -311,75 +300,13 @@ RECIPES = {
 
 # ============================================= data =============================================
 
-STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 SPLITS = ("train", "val", "test")
-CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces between words
-    "ring": r"\brings?\b",
-    "trophozoite": r"\btroph(s|o|ozoites?)?\b",
-    "schizont": r"\bschi[sz]onts?\b",
-    "gametocyte": r"\bgamet(es?|ocytes?)\b",
-    "difficult": r"\bdifficult\b",
-    "red blood cell": r"^(uninfected|healthy)( cells?)?$"
-    r"|^((uninfected|healthy) )?(red ?blood ?(cells?|corpuscles?)?|rbcs?|erythrocytes?)$",
-    "leukocyte": r"^(leu[ck]ocytes?|wbcs?|white ?blood ?(cells?|corpuscles?)?)$",
-}
-CACHE_VERSION = 7  # raise it when readers, crops or splits change
 SIDES = {  # image size: sides of the feature maps between 4x4 and the image
     28: (4, 7, 14),
     32: (4, 8, 16),
     64: (4, 8, 16, 32),
     128: (4, 8, 16, 32, 64),
 }
-
-
-@dataclasses.dataclass
-class Index:
-    """What is known of the N crops in images.npy, in their order.
-
-    labels: class numbers, or lists of 0 and 1, one for each class, with view "field".
-    boxes: [x, y, w, h] as annotated, or None; sources: image files relative to the data folder.
-    image_counts: fields in each split. found: how often each class is annotated.
-    problems: [file, reason] of what was not used. notes: what a user should know, a line each.
-    """
-
-    layout: str
-    view: str
-    classes: list[str]
-    found: dict[str, int]
-    problems: list[list[str]]
-    notes: list[str]
-    image_counts: dict[str, int]
-    boxes: list[list[float] | None]
-    labels: list[int] | list[list[int]]
-    splits: list[str]
-    sources: list[str]
-
-    @property
-    def skipped(self):
-        """How many files and annotations were not used."""
-        return len(self.problems)
-
-
-def canonical_class(name):
-    """'P_vivax Rings' -> 'ring'; a name that is not known is kept in lower case.
-
-    Only whole words count: a schistocyte is no schizont, a ringed sideroblast no ring. A name that
-    denies one, or has two stages, is kept too.
-    """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
-    words = re.sub(r"[\s_\-.,]+", " ", spaced).strip().lower()
-    found = [known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)]
-    stages = [known for known in found if known in STAGES]
-    is_denied = re.search(r"\b(non?|not|without|signet)\b", words)
-    if not found or len(stages) > 1 or (stages and is_denied):
-        return words
-    return found[0]
-
-
-def is_known_class(name):
-    """Whether a name is one of a life stage or of another known cell."""
-    return canonical_class(name) in CLASS_SPELLINGS
-
 
 # Readers of the assignment's layouts; extras/layouts.py has those of other data sets. A reader gets
 # a DataFolder (extras/fields.py) and yields folder.annotation(file, image names, [(class, box)])
@@ -428,6 +355,7 @@ def read_class_folders(folder):
 
     Folders that say what kind of file is in them, or whose image it is, are no classes.
     """
+    is_known_class = extra("classes").is_known_class
     unique = {}
     for path in sorted(folder.image_files(), key=folder.split_rank):
         class_name = folder.class_of(path, is_known_class)
@@ -458,347 +386,21 @@ def layout_readers():
     )
 
 
-def choose_classes(found, asked, some_may_be_missing=False):
-    """The classes to use of those found, a set.
-
-    asked: names by commas, or "auto" for the life stages, or, without these, all but "difficult".
-    Raises UsageError if none of the names is found, or, unless some_may_be_missing, if one is
-    neither found nor in CLASS_SPELLINGS: it may be misspelt.
-    """
-    if asked == "auto":
-        stages = [stage for stage in STAGES if stage in found]
-        return stages or sorted(found - {"difficult"}) or sorted(found)
-    names = list(dict.fromkeys(canonical_class(name) for name in asked.split(",")))
-    unknown = set(names) - found - set(CLASS_SPELLINGS)
-    if not found & set(names) or (unknown and not some_may_be_missing):
-        raise UsageError(
-            f"--classes {asked}: not all of these are in the data, "
-            f"which has {', '.join(sorted(found))}"
-        )
-    return names
-
-
-def note_unused_classes(folder, found, classes, spellings):
-    """Say which classes --classes auto leaves out, but for red cells, leukocytes and difficult."""
-    usual = {"red blood cell", "leukocyte", "difficult"}
-    unused = sorted(set(found) - set(classes) - usual)
-    unused = [shown_name(name, spellings) for name in unused]
-    if unused:
-        ask = ",".join([*classes, *unused])
-        folder.notes.append(f'not used: {", ".join(unused)}; to use them: --classes "{ask}"')
-
-
-# Images
-
-
-def read_image(path, channels=3, depth=None, upright=False):
-    """An image file of any size or mode as uint8 (H, W, channels). Raises UsageError if none.
-
-    depth, upright: as in extras/images.py's read_pixels.
-    """
-    try:
-        pixels = extra("images").read_pixels(path, channels, depth, upright)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
-        raise UsageError(
-            f"{path}: not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file"
-        ) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def read_field(path, boxes, channels, depth=None):
-    """(image, whether it was turned) of a field: as stored, or upright if the boxes say so.
-
-    Fractions are of the upright image, as YOLO's programs read it. Raises UsageError if the boxes
-    are of an image of other proportions.
-    """
-    images = extra("images")
-    boxes_fit = images.boxes_fit
-    boxes = [box for box in boxes if box is not None]
-    if images.are_fractions(boxes) and images.has_orientation(path):
-        return read_image(path, channels, depth, upright=True), True
-    image = read_image(path, channels, depth)
-    if boxes_fit(boxes, image):
-        return image, False
-    turned = read_image(path, channels, depth, upright=True)
-    if turned.shape != image.shape and boxes_fit(boxes, turned):
-        return turned, True
-    height, width = image.shape[:2]
-    raise UsageError(f"{path}: the boxes are not of this image of {width} x {height}")
-
-
-def crop_cell(image, box, size):
-    """The square around a cell, resampled to (size, size, C) with antialiasing.
-
-    image: uint8 (H, W, C). box: x, y, w, h in pixels, or None for the whole image. The square has
-    1.1 times the box's longer side, is centred on it and shifted, not padded, to stay inside.
-    Raises ValueError if no area of the box is inside the image.
-    """
-    if box is not None:
-        height, width = image.shape[:2]
-        x, y, w, h = box
-        has_area = w > 0 and h > 0
-        is_inside = x < width and y < height and x + w > 0 and y + h > 0
-        if not has_area or not is_inside:
-            raise ValueError(f"box {box} has no area inside an image of {width} x {height}")
-        side = max(1, min(round(1.1 * max(w, h)), height, width))
-        left = round(x + (w - side) / 2)
-        top = round(y + (h - side) / 2)
-        left = min(max(left, 0), width - side)
-        top = min(max(top, 0), height - side)
-        image = image[top : top + side, left : left + side]
-    interpolation = cv2.INTER_AREA if max(image.shape[:2]) > size else cv2.INTER_CUBIC
-    image = np.ascontiguousarray(image)
-    resized = cv2.resize(image, (size, size), interpolation=interpolation)
-    return resized.reshape(size, size, -1)  # cv2 drops the channel of a grey image
-
-
-class Crop(NamedTuple):
-    """One image to be cut: of which Field, which Box (None: all), and its label.
-
-    Both are of extras/fields.py.
-    """
-
-    field: object
-    box: object
-    label: int | list[int]
-
-
-def list_crops(fields, classes, view):
-    """The Crops of a view: a cell each for "cell", a whole image each for "field"."""
-    crops = []
-    for field in fields:
-        if view == "field":
-            present = {cell.label for cell in field.cells}
-            crops.append(Crop(field, None, [int(name in present) for name in classes]))
-            continue
-        cells = [cell for cell in field.cells if cell.label in classes]
-        crops += [Crop(field, cell.box, classes.index(cell.label)) for cell in cells]
-    return crops
-
-
-class CutReport(NamedTuple):
-    """{number of a crop: why it could not be cut}, images turned upright, bits of deep ones."""
-
-    failed: dict[int, str]
-    turned: list[Path]
-    depth: int | None
-
-
-def cut_images(crops, out, name):
-    """Decode every field once, in threads, and cut its crops into `out` (N, S, S, C).
-
-    Returns a CutReport.
-    """
-    numbers_by_path = {}
-    for number, crop in enumerate(crops):
-        numbers_by_path.setdefault(crop.field.path, []).append(number)
-    depth = extra("images").common_depth(numbers_by_path)
-    report = CutReport({}, [], depth)
-    size, channels = out.shape[2:]
-
-    def cut(path):
-        numbers = numbers_by_path[path]
-        boxes = [crops[number].box for number in numbers]
-        try:
-            image, is_turned = read_field(path, boxes, channels, depth)
-        except UsageError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            report.failed.update(dict.fromkeys(numbers, reason))
-            return
-        if is_turned:
-            report.turned.append(path)
-        for number, box in zip(numbers, boxes, strict=True):
-            try:
-                pixel_box = None if box is None else box.in_pixels(image)
-                out[number] = crop_cell(image, pixel_box, size)
-            except (ValueError, OverflowError) as error:  # not finite numbers, or outside
-                report.failed[number] = str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(cut, numbers_by_path)
-        for _ in tqdm(done, f"reading {name}", len(numbers_by_path), disable=None):
-            pass
-    return report
-
-
-def read_cells(folder, config, some_may_be_missing):
-    """(layout, fields, classes, found) of a DataFolder.
-
-    classes: {canonical name: name as the data has it}; found: how often each is annotated.
-    """
-    layout, fields = extra("fields").read_fields(
-        folder, layout_readers(), config.microscope, config.magnification
-    )
-    spellings = {}
-    found = Counter()
-    for field in fields:
-        for cell in field.cells:
-            spellings.setdefault(canonical_class(cell.label), Counter())[cell.label] += 1
-        field.cells = [cell._replace(label=canonical_class(cell.label)) for cell in field.cells]
-        found.update(cell.label for cell in field.cells)
-    chosen = choose_classes(set(found), config.classes, some_may_be_missing)
-    if config.classes == "auto":
-        note_unused_classes(folder, found, chosen, spellings)
-    classes = {name: shown_name(name, spellings) for name in chosen}
-    found_as = {shown_name(name, spellings): count for name, count in found.items()}
-    return layout, fields, classes, found_as
-
-
-def shown_name(name, spellings):
-    """The name of a class as the data mostly has it; stages go by their canonical names.
-
-    spellings: {canonical name: Counter of the data's names}.
-    """
-    if name in STAGES or name not in spellings:
-        return name
-    return spellings[name].most_common(1)[0][0]
-
-
-def build_cache(folder, target, config, some_may_be_missing):
-    """Read a DataFolder; write target/images.npy (uint8 (N, S, S, C)) and target/index.json.
-
-    Raises UsageError, or DataError (extras/fields.py), if nothing in it can be used.
-    """
-    layout, fields, classes, found = read_cells(folder, config, some_may_be_missing)
-    folder.notes += extra("splits").deal_splits(fields, list(classes))  # sets field.split
-    crops = list_crops(fields, list(classes), config.view)
-    with atomic_folder(target) as building:
-        kept = write_images(building / "images.npy", crops, config, folder)
-        if not kept:
-            reason = "no cell is annotated"
-            if folder.problems:
-                reason = f"{folder.problems[0].file}: {folder.problems[0].reason}"
-            raise UsageError(
-                f"--data_path {folder.name}: {layout}, {len(fields)} images, "
-                f"but not one cell that can be cut out: {reason}"
-            )
-        crop_splits = [crop.field.split for crop in kept]
-        copies = extra("splits").count_near_copies(building / "images.npy", crop_splits)
-        if copies:
-            folder.notes.append(f"{copies} crops of val or test look just like one of train")
-        field_splits = [field.split for field in fields]
-        index = Index(
-            layout=layout,
-            view=config.view,
-            classes=list(classes.values()),
-            found=dict(found),
-            problems=[[str(problem.file), problem.reason] for problem in folder.problems],
-            notes=folder.notes,
-            image_counts={split: field_splits.count(split) for split in SPLITS},
-            boxes=[None if crop.box is None else list(crop.box[:4]) for crop in kept],
-            labels=[crop.label for crop in kept],
-            splits=crop_splits,
-            sources=[folder.relative(crop.field.path).as_posix() for crop in kept],
-        )
-        (building / "index.json").write_text(json.dumps(dataclasses.asdict(index)))
-
-
-def write_images(path, crops, config, folder):
-    """Cut the crops into a .npy file; returns those that could be cut, whose images come first.
-
-    The others are problems of the DataFolder.
-    """
-    shape = (len(crops), config.image_size, config.image_size, config.channels)
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    report = cut_images(crops, images, folder.root.name)
-    for number, reason in sorted(report.failed.items()):
-        folder.problem(crops[number].field.path, reason)
-    if report.turned:
-        folder.notes.append(
-            f"{len(report.turned)} images were turned by their EXIF orientation, as their boxes say"
-        )
-    if report.depth:
-        folder.notes.append(f"images of more than 8 bits were read as {report.depth} bits")
-    numbers = [number for number in range(len(crops)) if number not in report.failed]
-    for row, number in enumerate(numbers):
-        images[row] = images[number]
-    images.flush()
-    return [crops[number] for number in numbers]
-
-
-@contextlib.contextmanager
-def atomic_folder(target):
-    """A folder to write into; it takes the name `target` when the block ends well, else it goes."""
-    building = target.with_name(f"{target.name}.{os.getpid()}.part")
-    building.mkdir(parents=True, exist_ok=True)
-    try:
-        yield building
-        shutil.rmtree(target, ignore_errors=True)
-        building.replace(target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def open_data_path(data_path, cache):
-    """The folder of a data path; a zip, or a folder of zips, is unpacked once into `cache`.
-
-    Raises UsageError.
-    """
-    archives = extra("archives")
-    try:
-        path = Path(data_path).expanduser()
-        is_folder = path.is_dir()
-        exists = path.exists()
-    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
-        is_folder = exists = False
-    if not exists:
-        raise UsageError(f"--data_path {data_path}: no such folder or zip")
-    zips = archives.zips_in(path) if is_folder else [path]
-    if not zips:
-        return path
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in zips]
-    target = cache / f"zip-{hashlib.sha1(json.dumps(stats).encode()).hexdigest()[:16]}"
-    if not target.exists():
-        try:
-            with atomic_folder(target) as building:
-                archives.unpack_all(zips, building)
-        except Exception as error:  # a zip can be damaged, locked or too large in many ways
-            raise UsageError(
-                f"--data_path {data_path}: no folder, and no zip that can be unpacked ({error})"
-            ) from error
-    return target
-
-
-def demo_set(target):
-    """The folder `target` with the demo set, drawn there the first time."""
-    if not target.exists():
-        write_demo_set = extra("demo_set").write_demo_set
-        with atomic_folder(target) as building:
-            write_demo_set(building)
-    return target
-
-
 def load_data(config, device="cpu", some_may_be_missing=False):
     """The MalariaDataset of a config, from the crop cache if data and settings are unchanged.
 
     some_may_be_missing: whether the data may lack some of --classes.
     Raises UsageError if the data cannot be used.
     """
+    crops = extra("crops")
+    flags = {name: getattr(config, name) for name in flags_that_read_data()}
+    settings = crops.CropSettings(**flags, some_may_be_missing=some_may_be_missing)
     results = Path(config.results_dir)
-    if config.data_path:
-        root = open_data_path(config.data_path, results / "cache")
-    else:
-        root = demo_set(results / "demo_data")
-    reading = extra("fields")
-    folder = reading.DataFolder(root, config.data_path)
-    settings = {name: getattr(config, name) for name in flags_that_read_data()}
-    settings["some_may_be_missing"] = some_may_be_missing
-    identity = json.dumps([CACHE_VERSION, str(root.resolve()), folder.stats, settings])
-    cache = results / "cache" / hashlib.sha1(identity.encode()).hexdigest()[:16]
-    if not cache.exists():
-        try:
-            build_cache(folder, cache, config, some_may_be_missing)
-        except reading.DataError as error:
-            raise UsageError(f"--data_path {config.data_path}: {error}") from error
-    index = Index(**json.loads((cache / "index.json").read_text()))
-    copy_on_write = "c"  # torch wants a writable array; the file stays as it is
-    images = torch.from_numpy(np.load(cache / "images.npy", mmap_mode=copy_on_write))
-    return MalariaDataset(images, index, device=device)
+    try:
+        images, index = crops.load_crops(config.data_path, results, layout_readers(), settings)
+    except extra("fields").DataError as error:
+        raise UsageError(f"--data_path {config.data_path}: {error}") from error
+    return MalariaDataset(torch.from_numpy(images), index, device=device)
 
 
 # Labels: all that differs between one class an image and several
@@ -941,7 +543,8 @@ class Batch:
 class MalariaDataset(Dataset):
     """Labelled images, kept as uint8 (M, S, S, C) on the training device, or memory-mapped.
 
-    index: what is known of all M images; rows: which of them are in, by default all.
+    index: what is known of all M images, an Index of extras/crops.py; rows: which of them are in,
+    by default all.
     """
 
     def __init__(self, images, index, rows=None, device="cpu"):
@@ -1007,20 +610,7 @@ class MalariaDataset(Dataset):
 
     def table(self):
         """The splits as text: images, cells and each class."""
-        rows = []
-        for split, count in self.counts().items():
-            numbers = list(count["cells"].values())
-            rows.append([split, count["images"], sum(numbers), *numbers])
-        _, *columns = zip(*rows, strict=True)
-        rows.append(["total", *map(sum, columns)])
-        head = ["split", "images", self.label_kind.counted, *self.classes]
-        lines = [f"layout: {self.index.layout}, skipped: {self.index.skipped}"]
-        lines += [f"{file}: {reason}" for file, reason in self.index.problems[:3]]
-        found = [f"{name} {count}" for name, count in sorted(self.index.found.items())]
-        lines.append(f"classes found: {', '.join(found)}; used: {', '.join(self.classes)}")
-        lines += [f"note: {note}" for note in self.index.notes]
-        lines.append(text_table([head, *rows]))
-        return "\n".join(lines)
+        return extra("text").splits_table(self)
 
 
 def to_images(pixels):
@@ -1035,17 +625,6 @@ def to_pixels(images):
     return pixels.permute(0, 2, 3, 1).numpy()
 
 
-def text_table(rows):
-    """Rows of values as aligned text."""
-    texts = [list(map(str, row)) for row in rows]
-    widths = [len(max(column, key=len)) for column in zip(*texts, strict=True)]
-    lines = []
-    for row in texts:
-        padded = map(str.ljust, row, widths)
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
 def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arrays", device="cpu"):
     """A MalariaDataset of images that are not from a data folder.
 
@@ -1053,7 +632,7 @@ def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arra
     "field"; splits: N of "train", "val" and "test".
     """
     count = len(images)
-    index = Index(
+    index = extra("crops").Index(
         layout=layout,
         view=view,
         classes=list(classes),
@@ -1087,28 +666,6 @@ def in_order(data, batch_size=256):
     """A DataLoader over a dataset from first to last; draws nothing from torch's generator."""
     own_generator = torch.Generator()  # else the loader draws a seed for workers, which are none
     return DataLoader(data, batch_size=batch_size, collate_fn=whole_batch, generator=own_generator)
-
-
-class ProcessBatches(Sampler):
-    """A sampler's draws cut into batches, of which each of several processes takes its own.
-
-    Yields index tensors (batch_size,) on the device of the images.
-    """
-
-    def __init__(self, sampler, batch_size, device, rank=0, world=1):
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.device = device
-        self.rank = rank
-        self.world = world
-
-    def __len__(self):
-        return len(self.sampler) // (self.batch_size * self.world)
-
-    def __iter__(self):
-        draws = torch.tensor(list(self.sampler)).to(self.device)
-        for batches in draws.view(len(self), self.world, self.batch_size):
-            yield batches[self.rank]
 
 
 # =========================================== networks ===========================================
@@ -1483,71 +1040,6 @@ def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.lo
     return loss_c.detach()
 
 
-# Augmentation
-
-
-def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
-    """Turn, zoom, mirror and shift images (B, C, S, S) in one resampling, corners reflected.
-
-    angle: radians (B,); zoom (B,): above 1 shows more, smaller; mirror: 1 or -1 (B,); shift: two of
-    (B,), in half sides.
-    """
-    cos = zoom * angle.cos()
-    sin = zoom * angle.sin()
-    shift_x, shift_y = (
-        torch.as_tensor(part, device=angle.device).expand_as(angle) for part in shift
-    )
-    rows = [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y]
-    theta = torch.stack(rows, 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-
-
-def augment(images, strength):
-    """Random changes of images (B, C, S, S); differentiable.
-
-    All are flipped and turned by quarters; each, with probability `strength` (a number or 0-d
-    tensor), also by any angle with shift (6 %) and zoom (0.8 to 1.25), and, likewise, changed in
-    contrast, brightness and tint. D sees all images through it, real and generated alike, so that
-    it cannot memorise the real ones, nor G learn the augmentation (Zhao et al. 2020, sec. 3).
-    """
-    count, channels = images.shape[:2]
-    device = images.device
-    moved, coloured = (torch.rand(2, count, device=device) < strength).float()
-
-    quarters = torch.randint(0, 4, (count,), device=device)
-    angle = math.pi / 2 * (quarters + moved * torch.rand(count, device=device))
-    zoom = 1 + moved * (0.45 * torch.rand(count, device=device) - 0.2)
-    mirror = torch.randint(0, 2, (count,), device=device) * 2 - 1
-    shift = moved * (0.24 * torch.rand(2, count, device=device) - 0.12)
-    images = warp(images, angle, zoom, mirror, shift)
-
-    def draw(*shape):  # in [-0.5, 0.5), 0 for images that keep their colours
-        values = torch.rand(*shape, 1, 1, device=device) - 0.5
-        return coloured.view(count, 1, 1, 1) * values
-
-    contrast, brightness = draw(2, count, 1)
-    gain, tint = draw(2, count, channels)
-    contrast = 1 + 0.8 * contrast
-    brightness = 1 + brightness
-    gain = 1 + 0.5 * gain
-    tint = 0.4 * tint
-    # ((images - mean) * contrast + mean * brightness) * gain + tint, in one pass over the images
-    mean = images.mean((2, 3), keepdim=True)
-    offset = mean * (brightness - contrast) * gain + tint
-    return torch.addcmul(offset, images, contrast * gain)
-
-
-def adapt_strength(strength, real_probabilities, speed):
-    """Adaptive discriminator augmentation: move a strength in [0, 1] in place by `speed`.
-
-    Up while D holds over 80 % of real images for real, a sign of overfitting, else down: r_t
-    against 0.6 (Karras et al. 2020, sec. 3.1). real_probabilities: D's of real images (B,).
-    """
-    overfitting = (real_probabilities - 0.5).sign().mean() - 0.6
-    strength.add_(overfitting.sign() * speed).clamp_(0, 1)
-
-
 # =========================================== training ===========================================
 
 
@@ -1661,25 +1153,6 @@ def is_first_process():
     return processes()[0] == 0
 
 
-@contextlib.contextmanager
-def process_group(device):
-    """Inside the block the processes that torchrun started can talk.
-
-    They wait for hours, for the first reading of large data can take long.
-    """
-    if "LOCAL_RANK" not in os.environ:
-        yield
-        return
-    backend = "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        if dist.is_nccl_available():
-            backend = "nccl"
-    dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))
-    yield
-    dist.destroy_process_group()  # not after an error: the others may wait, torchrun ends them
-
-
 def epoch_seed(config, epoch, stream):
     """Seed of an epoch's draws: it depends on nothing but (seed, epoch, stream).
 
@@ -1748,13 +1221,8 @@ class Trainer:
         """Wrap the networks in DistributedDataParallel, if there are several processes."""
         if processes()[1] == 1:
             return
-        wrap = nn.parallel.DistributedDataParallel
-        # Running averages stay apart, the first process's are saved; torch 2.15 renamed the flag.
-        renamed = "forward_sync_buffers" in inspect.signature(wrap).parameters
-        keep_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        self.parallel = {}
-        for name, network in self.networks.items():
-            self.parallel[name] = wrap(network, **keep_buffers)
+        in_parallel = extra("processes").in_parallel
+        self.parallel = {name: in_parallel(network) for name, network in self.networks.items()}
 
     def autocast(self):
         """Inside the block convolutions and products are in the training precision."""
@@ -1763,7 +1231,7 @@ class Trainer:
 
     def augmented(self, images, strength):
         """Images as the networks see them: randomly changed with --augment."""
-        return augment(images, strength) if self.config.augment else images
+        return extra("augmentation").augment(images, strength) if self.config.augment else images
 
     def label_loss(self, logits, labels):
         """J(C) of labelled images."""
@@ -1838,7 +1306,7 @@ class Trainer:
         d_real = real_probability(d_step.real_logits)
         d_fake = real_probability(d_step.fake_logits)
         if config.augment:
-            adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
+            extra("augmentation").adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
         self.average("generator")
         self.average("discriminator")
         return StepMetrics(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
@@ -1876,7 +1344,9 @@ class Trainer:
         else:
             sampler = RandomSampler(data, num_samples=count, generator=draws)
         device = data.row_numbers.device
-        batch_sampler = ProcessBatches(sampler, batch_size, device, rank, world_size)
+        batch_sampler = extra("processes").ProcessBatches(
+            sampler, batch_size, device, rank, world_size
+        )
         own_generator = torch.Generator()  # as in in_order
         return DataLoader(
             data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=own_generator
@@ -2163,7 +1633,7 @@ def write_about(folder, trainer, data):
         "layout": data.index.layout,
         "splits": data.counts(),
     }
-    save_text(json.dumps(about, indent=1), folder / "config.json")
+    extra("files").save_text(json.dumps(about, indent=1), folder / "config.json")
 
 
 def run_epochs(trainer, data, epochs):
@@ -2197,8 +1667,8 @@ def run_epochs(trainer, data, epochs):
         if trainer.saved_epoch:
             last = last_checkpoint(config, trainer.task)
             kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
-        if isinstance(error, Stopped):
-            raise Stopped(error.args[0], f"{trainer.task}: {kept}") from error
+        if isinstance(error, extra("signals").Stopped):
+            raise type(error)(error.args[0], f"{trainer.task}: {kept}") from error
         reason = f"{error}; " if str(error) else ""
         raise type(error)(f"{trainer.task}: {reason}{kept}") from error
 
@@ -2214,6 +1684,7 @@ class EpochReporter:
 
     def finish_epoch(self, row):
         """Complete and log the row of an epoch that has just ended; returns it as a line."""
+        drawing = extra("drawing")
         trainer = self.trainer
         is_best = False
         if trainer.epoch % trainer.config.measure_every == 0:
@@ -2230,10 +1701,10 @@ class EpochReporter:
         save_checkpoint(state, self.folder / "last.pt")
         trainer.saved_epoch = trainer.epoch
         self.write_metrics()
-        with drawing("the samples"):
+        with drawing.attempt("the samples"):
             self.write_samples()
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
-            with drawing("the training"):
+            with drawing.attempt("the training"):
                 plot_training(trainer, self.folder)
         return self.describe(row)
 
@@ -2270,18 +1741,16 @@ class EpochReporter:
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
         history = self.trainer.history
         columns = list(dict.fromkeys(name for row in history for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        save_text(text.getvalue(), self.folder / "metrics.csv")
+        rows = [[row.get(name, "") for name in columns] for row in history]
+        extra("files").save_table([columns, *rows], self.folder / "metrics.csv")
 
     def write_samples(self):
         """samples/epoch_NNNN.png: images from the same noise at every epoch."""
+        drawing = extra("drawing")
         generator = self.trainer.averages["generator"].module
         images = sample(generator, latents(64, generator, self.trainer.config.seed))
         path = self.folder / f"samples/epoch_{self.trainer.epoch:04d}.png"
-        write_image(path, grid(images), f"epoch {self.trainer.epoch}, fixed noise")
+        drawing.write_image(path, drawing.grid(images), f"epoch {self.trainer.epoch}, fixed noise")
 
     def describe(self, row):
         """An epoch in a line."""
@@ -2336,40 +1805,12 @@ class Checkpoint(NamedTuple):
     state: dict
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """A path to write to, whose file takes the name `path` when the block ends well.
-
-    A kill at any moment leaves the old file or the new one, never half of one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save_checkpoint(state, path):
     """Write a state, and wait until it is on the disk."""
-    with replacing(path) as part, part.open("wb") as file:
+    with extra("files").replacing(path) as part, part.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def save_text(text, path):
-    """Write a text file."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def save_figure(figure, path, dpi=None):
-    """Write a matplotlib figure."""
-    with replacing(path) as part:
-        figure.savefig(part, dpi=dpi or "figure")
 
 
 def read_state(path):
@@ -2429,14 +1870,8 @@ def check_state(state):
     config = Config(**state["config"])
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
-    for kind in ("weights", "ema", "optimizers"):
-        is_pair = type(state[kind]) is dict and set(state[kind]) == {"generator", "discriminator"}
-        checks.require(is_pair, f"{kind} is not of a generator and a discriminator")
-    for name, network in zip(("generator", "discriminator"), networks, strict=True):
-        checks.check_tensors(state["weights"][name], network.state_dict(), f"weights.{name}")
-        average = averaged(network).state_dict()
-        average["n_averaged"] = torch.tensor(0)
-        checks.check_tensors(state["ema"][name], average, f"ema.{name}")
+    averages = [averaged(network) for network in networks]
+    checks.check_networks(state, networks, averages)
     return config
 
 
@@ -2539,7 +1974,7 @@ def turns(images):
         turned = images
         if degrees:
             angle = images.new_full((len(images),), math.radians(degrees))
-            turned = warp(images, angle)
+            turned = extra("augmentation").warp(images, angle)
         for mirrored in (turned, turned.flip(3)):
             for quarters in range(4):
                 yield torch.rot90(mirrored, quarters, (2, 3))
@@ -2571,66 +2006,20 @@ def predict(mtd, data, loss, turned=False):
     return Predictions(probabilities, torch.cat(real).cpu().numpy())
 
 
-def classification_scores(label_kind, labels, probabilities, classes):
-    """How right answers are, as a dict. labels, probabilities: numpy, (N,) or (N, n), and (N, n).
-
-    With several labels an image, of the yes/no answers about each class. balanced_accuracy: the
-    mean recall of the classes that are present; standard_error: its binomial one.
-    """
-    from sklearn.metrics import classification_report
-
-    answers = label_kind.answers(probabilities)
-    matrices = label_kind.confusion_matrices(labels, answers, len(classes))
-    report = classification_report(
-        labels,
-        answers,
-        labels=range(len(classes)),
-        target_names=classes,
-        output_dict=True,
-        zero_division=0,
-    )
-    per_class = {}
-    for name in classes:
-        per_class[name] = {
-            "precision": report[name]["precision"],
-            "recall": report[name]["recall"],
-            "f1": report[name]["f1-score"],
-            "support": int(report[name]["support"]),
-        }
-    balanced, standard_error = balanced_accuracy(matrices)
-    return {
-        "n": len(labels),
-        "accuracy": float((answers == labels).mean()),
-        "balanced_accuracy": balanced,
-        "standard_error": standard_error,
-        "per_class": per_class,
-        "confusion_matrix": (matrices[0] if len(matrices) == 1 else matrices).tolist(),
-        "classes": list(classes),
-    }
-
-
-def balanced_accuracy(matrices):
-    """Mean recall over the classes that are present, and its standard error.
-
-    matrices: (1, n, n), or a [[tn, fp], [fn, tp]] for each class, whose recalls are specificity
-    and sensitivity.
-    """
-    means = []
-    variances = []
-    for matrix in matrices:
-        present = matrix.sum(1) > 0
-        support = matrix.sum(1)[present]
-        recalls = np.diag(matrix)[present] / support
-        means.append(recalls.mean())
-        variances += (recalls * (1 - recalls) / support).tolist()
-    standard_error = math.sqrt(sum(variances)) / max(1, len(variances))
-    return float(np.mean(means)), standard_error
+@torch.no_grad()
+def head_features(mtd, data):
+    """The features (N, head_width) of an MTD's head about a dataset, before its last layer."""
+    with evaluating(mtd):
+        features = [mtd.embed(mtd.features(batch.images)) for batch in in_order(data)]
+    return torch.cat(features).cpu().numpy()
 
 
 def evaluate(data, probabilities):
     """classification_scores of answers (N, n) about a dataset, with their mean loss in nats."""
     labels = data.labels.cpu()
-    scores = classification_scores(data.label_kind, labels.numpy(), probabilities, data.classes)
+    scores = extra("scores").classification_scores(
+        data.label_kind, labels.numpy(), probabilities, data.classes
+    )
     inside = torch.from_numpy(probabilities).double().clamp(1e-7, 1 - 1e-7)
     scores["loss"] = data.label_kind.log_loss(inside, labels).item()
     return scores
@@ -2757,90 +2146,14 @@ def heat_maps(raw, size):
 # ============================================ plots =============================================
 
 
-class Picture(NamedTuple):
-    """An image uint8 (S, S, C) and the text above it."""
-
-    image: np.ndarray
-    caption: str
-
-
-COLOURS = ("tab:blue", "tab:red")
-
-
-@contextlib.contextmanager
-def drawing(what):
-    """Inside the block a picture that cannot be drawn is a warning: nothing else is held up."""
-    try:
-        yield
-    except Exception as error:  # of fonts, disks and odd names
-        reason = " ".join(str(error).split())[:200]
-        print(f"warning: {what} was not drawn ({type(error).__name__}: {reason})", file=sys.stderr)
-
-
-def pyplot():
-    """matplotlib.pyplot without a screen and with no figure open; imported when first drawn."""
-    import matplotlib.pyplot as plt
-
-    plt.switch_backend("Agg")
-    plt.close("all")
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "font.size": 9,
-            "figure.constrained_layout.use": True,
-            "text.parse_math": False,  # a class can be called a$b$
-        }
-    )
-    return plt
-
-
-def grid(images, columns=8):
-    """uint8 images (N, S, S, C) in rows on white, as one RGB image; small ones are enlarged."""
-    from torchvision.utils import make_grid
-
-    tiles = torch.from_numpy(images).permute(0, 3, 1, 2)
-    zoom = math.ceil(64 / images.shape[1])
-    tiles = tiles.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    sheet = make_grid(tiles, nrow=columns, pad_value=255)
-    return sheet.permute(1, 2, 0).numpy()
-
-
-def write_image(path, image, caption=""):
-    """Write an RGB or grey image (H, W, C) as a file, with a line of text above if asked."""
-    picture = Image.fromarray(image.squeeze())
-    if caption:
-        captioned = Image.new("RGB", (picture.width, picture.height + 22), "white")
-        captioned.paste(picture, (0, 22))
-        ImageDraw.Draw(captioned).text((4, 5), caption, "black")
-        picture = captioned
-    with replacing(path) as part:
-        picture.save(part)
-
-
-def draw_trace(axis, values, colour, label, start=0):
-    """Values of every iteration, the first at `start`, in a light line under a moving average.
-
-    The average is over 1/50 of them.
-    """
-    width = max(1, len(values) // 50)
-    padded = np.pad(values, (width // 2, width - 1 - width // 2), "reflect")
-    average = np.convolve(padded, np.ones(width) / width, "valid")
-    iterations = range(start, start + len(values))
-    axis.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.6)
-    axis.plot(iterations, average, color=colour, label=f"{label}, mean of {width}")
-    axis.grid(alpha=0.3)
-    low, high = axis.get_ylim()
-    axis.set_ylim(min(0, low) if values.min() < 0 else 0, max(high, 1.3 * values.max()))
-    axis.legend(loc="upper right")
-
-
 def plot_traces(path, task, unit, columns):
     """One panel for each of two traces: {name: values of every iteration}."""
-    figure, axes = pyplot().subplots(2, 1, figsize=(9, 6))
-    for axis, colour, (name, values) in zip(axes, COLOURS, columns.items(), strict=True):
-        draw_trace(axis, values, colour, name)
-        axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
-    save_figure(figure, path)
+    drawing = extra("drawing")
+    with drawing.figure(path, 2, 1, size=(9, 6)) as (_, axes):
+        panels = zip(axes[:, 0], drawing.COLOURS, columns.items(), strict=True)
+        for axis, colour, (name, values) in panels:
+            drawing.draw_trace(axis, values, colour, name)
+            axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
 
 
 def plot_training(trainer, folder):
@@ -2877,104 +2190,52 @@ CLASSIFIER_PANELS = {
 
 
 def plot_history(history, path, panels):
-    """Columns of the history over epochs, a panel each for {title: {column: label}}."""
-    figure, axes = pyplot().subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.8), squeeze=False
-    )
-    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
-        for column, label in curves.items():
-            rows = [row for row in history if column in row]
-            if rows:
-                epochs = [row["epoch"] for row in rows]
-                axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
-        axis.set(xlabel="epoch", title=title)
-        axis.set_xlim(0, history[-1]["epoch"] + 1)
-        axis.set_ylim(min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1))
-        axis.grid(alpha=0.3)
-        axis.legend()
-    save_figure(figure, path)
+    """Columns of the history over epochs, a panel each for {title: {column: label}}.
+
+    Returns the figure.
+    """
+    size = (4.6 * len(panels), 3.8)
+    with extra("drawing").figure(path, 1, len(panels), size) as (figure, axes):
+        for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+            for column, label in curves.items():
+                rows = [row for row in history if column in row]
+                if rows:
+                    epochs = [row["epoch"] for row in rows]
+                    axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
+            axis.set(xlabel="epoch", title=title)
+            axis.set_xlim(0, history[-1]["epoch"] + 1)
+            axis.set_ylim(min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1))
+            axis.grid(alpha=0.3)
+            axis.legend()
+    return figure
 
 
 def plot_weights(network, path, side_inches=3.4):
-    """The first 144 kernels of every convolution as tiles, blue negative, red positive."""
+    """The first 144 kernels of every convolution as tiles, blue negative, red positive.
+
+    Returns the figure.
+    """
+    drawing = extra("drawing")
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     layers = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
-    figure, axes = pyplot().subplots(
-        1, len(layers), figsize=(side_inches * len(layers), side_inches + 0.2), squeeze=False
-    )
-    for axis, (name, layer) in zip(axes[0], layers.items(), strict=True):
-        kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
-        limit = kernels.abs().max().item()
-        shown = axis.imshow(
-            tile_kernels(kernels), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-        )
-        shape = "x".join(map(str, layer.weight.shape))
-        order = "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
-        axis.set(
-            title=f"{name}\n{shape}",
-            xticks=[],
-            yticks=[],
-            xlabel=f"{len(kernels)} kernels ({order})",
-        )
-        figure.colorbar(shown, ax=axis, shrink=0.7)
-    save_figure(figure, path)
-
-
-def tile_kernels(kernels):
-    """Kernels (N, k, k) in a square of tiles with empty lines between, as numpy."""
-    columns = math.isqrt(len(kernels) - 1) + 1
-    empty_tiles = columns * columns - len(kernels)
-    padded = F.pad(kernels, (0, 1, 0, 1, 0, empty_tiles), value=math.nan)
-    height, width = padded.shape[1:]
-    sheet = padded.view(columns, columns, height, width).transpose(1, 2)
-    return sheet.reshape(columns * height, columns * width).numpy()
-
-
-def gallery(path, title, pictures, columns=8):
-    """Pictures in rows under one title, which says so if there are none."""
-    rows = max(1, math.ceil(len(pictures) / columns))
-    side = 1.6  # inches of a picture
-    figure, axes = pyplot().subplots(
-        rows,
-        columns,
-        figsize=(side * columns, (side + 0.35) * rows + 0.5),
-        squeeze=False,
-        subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
-    )
-    figure.suptitle(title if pictures else f"{title}: none", fontsize=9)
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        axis.imshow(picture.image.repeat(3 // picture.image.shape[2], 2))
-        axis.set_title(picture.caption, fontsize=7)
-    save_figure(figure, path)
-
-
-def plot_nearest(path, images, quality):
-    """Generated images (N, S, S, C), each beside the training cell that is nearest to it."""
-    title = (
-        "generated cells, each beside its nearest training cell; "
-        "1 is the usual distance of a training cell to its nearest other"
-    )
-    pictures = []
-    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
-        pictures.append(Picture(image, "generated"))
-        pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
-    gallery(path, title, pictures)
-
-
-def plot_cells(path, data, per_class=4):
-    """A few crops of every split and class, evenly spread, with the files they are from."""
-    pictures = []
-    for split in SPLITS:
-        part = data.split(split)
-        hot = part.multi_hot().cpu()
-        for i, name in enumerate(data.classes):
-            rows = hot[:, i].nonzero()[:, 0]
-            rows = rows[:: max(1, math.ceil(len(rows) / per_class))]
-            sources = part.sources()
-            for row, image in zip(rows.tolist(), part.uint8(rows), strict=True):
-                file = Path(sources[row]).name
-                pictures.append(Picture(image, f"{split}, {name}\n{file[-24:]}"))
-    gallery(path, "crops of every split and class: is each what its label says?", pictures)
+    size = (side_inches * len(layers), side_inches + 0.2)
+    with drawing.figure(path, 1, len(layers), size) as (figure, axes):
+        for axis, (name, layer) in zip(axes[0], layers.items(), strict=True):
+            kernels = layer.weight.detach().cpu().flatten(0, 1)[:144]
+            limit = kernels.abs().max().item()
+            tiles = drawing.tile_kernels(kernels)
+            colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+            shown = axis.imshow(tiles, **colours, interpolation="nearest")
+            shape = "x".join(map(str, layer.weight.shape))
+            order = "in, out" if isinstance(layer, nn.ConvTranspose2d) else "out, in"
+            axis.set(
+                title=f"{name}\n{shape}",
+                xticks=[],
+                yticks=[],
+                xlabel=f"{len(kernels)} kernels ({order})",
+            )
+            figure.colorbar(shown, ax=axis, shrink=0.7)
+    return figure
 
 
 class Judgement(NamedTuple):
@@ -3000,6 +2261,7 @@ def judge(data, probabilities):
 
 def plot_predictions(folder, data, probabilities, limit=40, columns=8):
     """predictions_right.png and predictions_wrong.png: true label, answer and its probability."""
+    drawing = extra("drawing")
     judgement = judge(data, probabilities)
     right = np.flatnonzero(judgement.is_right)
     wrong = np.flatnonzero(~judgement.is_right)
@@ -3009,63 +2271,12 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
             surest_first = surest_first[:: max(1, math.ceil(len(chosen) / limit))]
         shown = surest_first[:limit]
         captions = [judgement.captions[i] for i in shown]
-        pictures = list(map(Picture, data.uint8(shown), captions))
+        pictures = list(map(drawing.Picture, data.uint8(shown), captions))
         title = (
             f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
             "(true label, then answer and its probability)"
         )
-        gallery(folder / f"predictions_{name}.png", title, pictures, columns)
-
-
-def plot_scores(folder, scores):
-    """per_class.txt and, for one class an image, confusion_matrix.png of {split: scores}."""
-    columns = ("precision", "recall", "f1")
-    rows = [["split", "class", *columns, "support"]]
-    for split, found in scores.items():
-        for name, values in found["per_class"].items():
-            numbers = [f"{values[column]:.3f}" for column in columns]
-            rows.append([split, name, *numbers, values["support"]])
-        accuracy = f"accuracy {found['accuracy']:.3f}"
-        balanced = f"balanced {found['balanced_accuracy']:.3f}"
-        rows.append([split, "all", accuracy, balanced, "", found["n"]])
-    save_text(text_table(rows) + "\n", folder / "per_class.txt")
-    if all(np.ndim(found["confusion_matrix"]) == 2 for found in scores.values()):
-        plot_confusion(folder / "confusion_matrix.png", scores)
-
-
-def plot_confusion(path, scores):
-    """A confusion matrix for each of {split: scores}."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    figure, axes = pyplot().subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False)
-    for axis, (split, found) in zip(axes[0], scores.items(), strict=True):
-        matrix = np.array(found["confusion_matrix"])
-        display = ConfusionMatrixDisplay(matrix, display_labels=found["classes"])
-        display.plot(ax=axis, cmap="Blues", xticks_rotation=30, im_kw={"vmin": 0}, colorbar=False)
-        axis.set(title=f"{split}, n = {found['n']} (cells)", xlabel="answer", ylabel="true class")
-    save_figure(figure, path, dpi=150)
-
-
-@torch.no_grad()
-def plot_tsne(path, mtd, data):
-    """t-SNE (van der Maaten and Hinton 2008) of the head's penultimate features, by class."""
-    from sklearn.manifold import TSNE
-
-    with evaluating(mtd):
-        features = [mtd.embed(mtd.features(batch.images)) for batch in in_order(data)]
-    features = torch.cat(features).cpu().numpy()
-    perplexity = min(30, (len(features) - 1) / 3)
-    places = TSNE(perplexity=perplexity, random_state=0, init="pca").fit_transform(features)
-    labels = data.labels.cpu().numpy()
-    names = np.array([data.label_kind.name(label, data.classes) for label in labels])
-    figure, axis = pyplot().subplots(figsize=(6.5, 5.5))
-    for name in sorted(set(names)):
-        is_of_class = names == name
-        axis.scatter(*places[is_of_class].T, s=16, label=f"{name} ({is_of_class.sum()})")
-    title = f"t-SNE of the penultimate features, {len(names)} images (val, test)"
-    axis.set(title=title, xlabel="axis 1", ylabel="axis 2")
-    axis.legend()
-    save_figure(figure, path)
+        drawing.gallery(folder / f"predictions_{name}.png", title, pictures, columns)
 
 
 def cam_pictures(network, images, score, captions):
@@ -3073,20 +2284,20 @@ def cam_pictures(network, images, score, captions):
 
     An overlay runs from blue, no evidence, to red, the most; without any it says so.
     """
+    drawing = extra("drawing")
     with GradCAM(network) as cam:
         heat = heat_maps(cam(images, score), images.shape[-1])
-    jet = pyplot().get_cmap("jet")
-    colours = jet(heat.maps.cpu().numpy())[..., :3]
+    colours = drawing.jet(heat.maps.cpu().numpy())[..., :3]
     overlays = 0.55 * to_pixels(images) + 0.45 * 255 * colours
     pictures = []
     for image, overlay, has_evidence, caption in zip(
         to_pixels(images), overlays.astype(np.uint8), heat.has_evidence, captions, strict=True
     ):
-        pictures.append(Picture(image, caption))
+        pictures.append(drawing.Picture(image, caption))
         if has_evidence:
-            pictures.append(Picture(overlay, "Grad-CAM"))
+            pictures.append(drawing.Picture(overlay, "Grad-CAM"))
         else:
-            pictures.append(Picture(image, "no positive\nevidence"))
+            pictures.append(drawing.Picture(image, "no positive\nevidence"))
     return pictures
 
 
@@ -3095,6 +2306,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
 
     checkpoint: an MTD's; the last picture has images of its generator too.
     """
+    drawing = extra("drawing")
     folder.mkdir(parents=True, exist_ok=True)
     mtd = checkpoint.discriminator
     config = checkpoint.state["config"]
@@ -3110,10 +2322,10 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
             images = test.__getitems__(chosen).images
             pictures = cam_pictures(mtd, images, class_score(likeliest), captions)
         title = f"Grad-CAM of the likeliest class, {name} answers (test)"
-        gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
+        drawing.gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
     pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
     title = "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)"
-    gallery(folder / "gradcam_real_fake.png", title, pictures, columns)
+    drawing.gallery(folder / "gradcam_real_fake.png", title, pictures, columns)
 
 
 @torch.no_grad()
@@ -3142,16 +2354,15 @@ def real_fake_pictures(checkpoint, test, seed, count):
 def write_data_sheet(folder, data):
     """cells.png, crops to look at, and skipped.csv, the files that are not used and why."""
     folder.mkdir(parents=True, exist_ok=True)
-    plot_cells(folder / "cells.png", data)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "reason"])
-    writer.writerows(data.index.problems)
-    save_text(text.getvalue(), folder / "skipped.csv")
+    extra("more_plots").plot_cells(folder / "cells.png", data)
+    rows = [["file", "reason"], *data.index.problems]
+    extra("files").save_table(rows, folder / "skipped.csv")
 
 
 def report_run(trainer, folder, data):
     """Hand over the weights of a trained task, then score them, then draw the run."""
+    drawing = extra("drawing")
+    more_plots = extra("more_plots")
     task = trainer.task
     config = trainer.config
     best = folder / "best.pt"
@@ -3161,16 +2372,16 @@ def report_run(trainer, folder, data):
     if task == "mtd":
         report_mtd(folder, config, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
-    with drawing("cells.png"):
+    with drawing.attempt("cells.png"):
         write_data_sheet(folder, data)
-    with drawing("the training"):
+    with drawing.attempt("the training"):
         plot_training(trainer, folder)
-    with drawing("the weights"):
+    with drawing.attempt("the weights"):
         plot_weights(checkpoint.generator, folder / "weights_generator.png")
         plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
-    with drawing("samples.gif"):
+    with drawing.attempt("samples.gif"):
         EpochReporter(trainer, data).write_samples()  # the last may have been cut off by a kill
-        write_animation(folder / "samples")
+        more_plots.write_animation(folder / "samples")
     print(f"{task}: results in {folder}, weights in {place}")
 
 
@@ -3183,27 +2394,10 @@ def hand_over(checkpoint, source, config):
     return target
 
 
-def write_animation(samples):
-    """samples.gif beside the folder of samples: up to 60 of them, in 12 seconds."""
-    files = sorted(samples.glob("*.png"))
-    if not files:
-        return
-    frames = []
-    for file in files[:: math.ceil(len(files) / 60)]:
-        with contextlib.suppress(OSError):  # cut off by a kill
-            frames.append(Image.open(file).quantize(128))
-    with replacing(samples.with_suffix(".gif")) as part:
-        frames[0].save(
-            part,
-            save_all=True,
-            append_images=frames[1:],
-            loop=0,
-            duration=12_000 // max(12, len(frames)),
-        )
-
-
 def report_generator(folder, config, data, checkpoint):
     """Measure a generator's cells (quality.json), and draw them beside real ones."""
+    drawing = extra("drawing")
+    more_plots = extra("more_plots")
     generator = checkpoint.generator
     quality = quality_of(data)
     numbers = measure_quality(generator, data, config.seed + 2)  # not what chose the epoch
@@ -3213,23 +2407,25 @@ def report_generator(folder, config, data, checkpoint):
         "epoch": checkpoint.state["epoch"],
         "features": extra("quality").FEATURES,
     }
-    save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
+    extra("files").save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
     task = checkpoint.state["task"]
     print(f"{task}: {GENERATED} generated cells, real {counts}: {text}")
 
-    with drawing("generated beside real cells"):
+    with drawing.attempt("generated beside real cells"):
         images = sample(generator, latents(32, generator, config.seed + 1))
-        plot_nearest(folder / "nearest.png", images, quality)
+        more_plots.plot_nearest(folder / "nearest.png", images, quality)
         real = data.split("train")
         chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
-        halves = [grid(real.uint8(chosen), columns=4), grid(images, columns=4)]
+        halves = [drawing.grid(real.uint8(chosen), columns=4), drawing.grid(images, columns=4)]
         caption = "left: real (train), right: generated"
-        write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
+        drawing.write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
 
 
 def report_mtd(folder, config, data, checkpoint):
     """Scores of an MTD on validation and, once, test, with the pictures about them."""
+    drawing = extra("drawing")
+    more_plots = extra("more_plots")
     mtd = checkpoint.discriminator
     scores = {}
     probabilities = {}
@@ -3243,13 +2439,16 @@ def report_mtd(folder, config, data, checkpoint):
             f"{found['balanced_accuracy']:.3g}, standard error {found['standard_error']:.3g}"
         )
     about = {"best_epoch": checkpoint.state["epoch"]}
-    save_text(json.dumps(about | scores, indent=1), folder / "scores.json")
-    with drawing("the scores"):
-        plot_scores(folder, scores)
-    with drawing("the predictions"):
+    extra("files").save_text(json.dumps(about | scores, indent=1), folder / "scores.json")
+    with drawing.attempt("the scores"):
+        more_plots.plot_scores(folder, scores)
+    with drawing.attempt("the predictions"):
         plot_predictions(folder, data.split("test"), probabilities["test"])
-    with drawing("tsne.png"):
-        plot_tsne(folder / "tsne.png", mtd, data.split("val", "test", limit=1000))
+    with drawing.attempt("tsne.png"):
+        held_out = data.split("val", "test", limit=1000)
+        labels = held_out.labels.cpu().numpy()
+        names = [data.label_kind.name(label, data.classes) for label in labels]
+        more_plots.plot_tsne(folder / "tsne.png", head_features(mtd, held_out), names)
 
 
 def weights_to_explain(config):
@@ -3285,35 +2484,34 @@ def run_gradcam(config, data):
 
 def compare(config):
     """results/all/before_after.png: samples and curves of the DCGAN and of it with the head."""
+    drawing = extra("drawing")
     folder = Path(config.results_dir, "all")
     folder.mkdir(parents=True, exist_ok=True)
     before = load_checkpoint(Path(config.results_dir, "gan", "last.pt"), "gan")
     after = load_checkpoint(Path(config.results_dir, "mtd", "last.pt"), "mtd")
     traces_after = after.state["traces"].numpy()
     traces_before = before.state["traces"].numpy()[-len(traces_after) :]
-    figure, axes = pyplot().subplots(2, 3, figsize=(15, 9.5))
-    for axis, checkpoint, name in (
-        (axes[0, 0], before, "DCGAN"),
-        (axes[0, 1], after, "with the head"),
-    ):
-        noise = latents(64, checkpoint.generator, config.seed)
-        axis.imshow(grid(sample(checkpoint.generator, noise)))
-        title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
-        axis.set(title=title, xticks=[], yticks=[])
+    samples = {"DCGAN": before, "with the head": after}
     panels = {
         "loss_g": "J(G)",
         "loss_d": "J(D)",
         "d_real": "D(x): 0 fake, 1 real",
         "d_fake": "D(G(z)): 0 fake, 1 real",
     }
-    curve_axes = (axes[0, 2], *axes[1])
-    for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
-        column = StepMetrics._fields.index(name)
-        start = -len(traces_before)
-        draw_trace(axis, traces_before[:, column], COLOURS[0], "DCGAN", start)
-        draw_trace(axis, traces_after[:, column], COLOURS[1], "with the head")
-        axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
-    save_figure(figure, folder / "before_after.png")
+    path = folder / "before_after.png"
+    with drawing.figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
+        for axis, (name, checkpoint) in zip(axes[0], samples.items(), strict=False):
+            noise = latents(64, checkpoint.generator, config.seed)
+            axis.imshow(drawing.grid(sample(checkpoint.generator, noise)))
+            title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
+            axis.set(title=title, xticks=[], yticks=[])
+        curve_axes = (axes[0, 2], *axes[1])
+        for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
+            column = StepMetrics._fields.index(name)
+            start = -len(traces_before)
+            drawing.draw_trace(axis, traces_before[:, column], drawing.COLOURS[0], "DCGAN", start)
+            drawing.draw_trace(axis, traces_after[:, column], drawing.COLOURS[1], "with the head")
+            axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
     print(f"all: before and after the head in {folder}")
 
 
@@ -3336,15 +2534,15 @@ def print_layers(config):
     """What --summary says: the layers of the generator, the discriminator and the MTD."""
     layer_table = extra("layers").layer_table
     settings = vars(config)
-    generator, discriminator = build_networks("gan", settings, len(STAGES))
-    _, mtd = build_networks("mtd", settings, len(STAGES))
+    generator, discriminator = build_networks("gan", settings, num_classes=4)
+    _, mtd = build_networks("mtd", settings, num_classes=4)
     noise = torch.zeros(1, config.latent_dim)
     image = torch.zeros(1, config.channels, config.image_size, config.image_size)
     for network, example in ((generator, noise), (discriminator, image), (mtd, image)):
         parameters = sum(parameter.numel() for parameter in network.parameters())
         print(f"{type(network).__name__}: {parameters:,} parameters")
         with evaluating(network):
-            print(text_table(layer_table(network, example)))
+            print(extra("text").text_table(layer_table(network, example)))
         print()
 
 
@@ -3460,7 +2658,7 @@ def run(arguments):
         print_layers(config)
         return
     device = pick_device(config.device)
-    with process_group(device):
+    with extra("processes").process_group(device):
         rank, world = processes()
         if rank > 0:  # the first process fills the cache, then the others find it there
             dist.barrier()
@@ -3468,23 +2666,6 @@ def run(arguments):
         if rank == 0 and world > 1:
             dist.barrier()
         run_tasks(config, data)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal has asked to stop, as Ctrl-C does; args[0] is its number."""
-
-
-def stop(number, frame):
-    """Signal handler: stop once; later signals are ignored while what there is is put in order."""
-    for other in stopping_signals():
-        signal.signal(other, signal.SIG_IGN)
-    raise Stopped(number)
-
-
-def stopping_signals():
-    """The signals that ask to stop, as far as this system has them."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 def main(work, arguments):
@@ -3495,7 +2676,8 @@ def main(work, arguments):
     if hasattr(sys.stdout, "reconfigure"):  # for names that a terminal cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with handled_signals():
+        signals = extra("signals")
+        with signals.handled_signals():
             work(arguments)
     except UsageError as error:
         print("error:", *str(error).split(), file=sys.stderr)
@@ -3503,27 +2685,13 @@ def main(work, arguments):
     except (RuntimeError, OSError, MemoryError) as error:
         print("failed:", *str(error).split(), file=sys.stderr)
         return 1
-    except Stopped as stopped:
+    except signals.Stopped as stopped:
         print("\nstopped", *stopped.args[1:], file=sys.stderr)
         return 128 + stopped.args[0]
     except KeyboardInterrupt as stopped:
         print("\nstopped", *stopped.args, file=sys.stderr)
         return 130
     return 0
-
-
-@contextlib.contextmanager
-def handled_signals():
-    """Inside the block stopping signals raise Stopped; before and after, they do what they did."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # of a program that imports this one: signals are not ours
-        return
-    before = {number: signal.signal(number, stop) for number in stopping_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

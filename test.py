@@ -124,11 +124,15 @@ def read_noise(sample, length):
 
 def read_sample(sample, config):
     """An image file or array of any size and mode as uint8 (S, S, C), as the model sees it."""
+    crops = malaria.extra("crops")
     if isinstance(sample, (str, Path)):
-        image = malaria.read_image(sample, config["channels"])
+        try:
+            image = crops.read_image(sample, config["channels"])
+        except malaria.extra("fields").DataError as error:
+            raise UsageError(f"{sample}: {error}") from error
     else:
         image = read_array(sample, config["channels"])
-    return malaria.crop_cell(image, None, config["image_size"])
+    return crops.crop_cell(image, None, config["image_size"])
 
 
 def read_array(sample, channels):
@@ -181,6 +185,7 @@ def classify(checkpoint, images):
 
 def run_gan(flags):
     """Write a grid and one PNG an image to --out."""
+    drawing = malaria.extra("drawing")
     checkpoint = malaria.load_checkpoint(flags.weights, device=malaria.pick_device(flags.device))
     noise = flags.noise
     if noise is None:
@@ -195,8 +200,8 @@ def run_gan(flags):
     files = []
     for number, image in enumerate(images):
         files.append(str(out / f"{number:04d}.png"))
-        malaria.write_image(files[-1], image)
-    malaria.write_image(out / "grid.png", malaria.grid(images, min(8, len(images))))
+        drawing.write_image(files[-1], image)
+    drawing.write_image(out / "grid.png", drawing.grid(images, min(8, len(images))))
     if flags.json:
         print(json.dumps({"grid": str(out / "grid.png"), "images": files}))
     else:
@@ -228,7 +233,7 @@ def run_images(flags):
     for prediction in predictions:
         numbers = [*prediction["probabilities"].values(), prediction["real_probability"]]
         rows.append([prediction["image"], prediction["label"], *(f"{p:.3f}" for p in numbers)])
-    print(malaria.text_table(rows))
+    print(malaria.extra("text").text_table(rows))
 
 
 def image_files(name):
@@ -270,7 +275,7 @@ def run_data(flags):
     for name, values in scores["per_class"].items():
         numbers = [f"{values[column]:.3f}" for column in rows[0][1:4]]
         rows.append([name, *numbers, values["support"]])
-    print(malaria.text_table(rows))
+    print(malaria.extra("text").text_table(rows))
 
 
 def make_parser():
@@ -291,7 +296,7 @@ def make_parser():
     add("--noise", help=".npy file of noise (N, latent_dim), not of --num_images and --seed")
     add(
         "--label",
-        type=malaria.canonical_class,
+        type=malaria.extra("classes").canonical_class,
         help="class to draw, of a conditional generator (default: all in turn)",
     )
     add("--out", default="results/test", help="folder for the images (default: results/test)")

@@ -40,6 +40,7 @@ from benchmarks.runs import (
     read_runs,
     text_of,
 )
+from extras import classes
 
 KINDS = ("real", "generated", "both")  # of training cells
 
@@ -53,8 +54,8 @@ class Source(NamedTuple):
 
 def untrained_source():
     """The Source of a smoke run."""
-    generator = malaria.Generator(num_classes=len(malaria.STAGES))
-    state = {"config": vars(malaria.Config()), "classes": list(malaria.STAGES)}
+    generator = malaria.Generator(num_classes=len(classes.STAGES))
+    state = {"config": vars(malaria.Config()), "classes": list(classes.STAGES)}
     return Source(malaria.Checkpoint(generator, None, state), "")
 
 

@@ -50,6 +50,7 @@ from benchmarks.runs import (
     read_runs,
     text_of,
 )
+from extras import drawing
 from extras.quality import Quality, kernel_distance, share_within
 
 MEASURES = ("kid_train", "kid_unseen", "frechet", "precision", "recall")
@@ -206,7 +207,7 @@ def run_all(flags, out, data):
             numbers = train_and_measure(loop, flags.minutes, measurement, seed)
             images = malaria.sample(loop.generator, malaria.latents(64, loop.generator, seed))
             picture = out.with_name(f"{out.stem}_{model}_{seed}.png")
-            malaria.write_image(picture, malaria.grid(images))
+            drawing.write_image(picture, drawing.grid(images))
             record = identity | numbers | about
             append_run(out, record)
             print(json.dumps(record), flush=True)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import rollNumber_05 as malaria
+from extras import drawing
 
 ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}  # Radford et al. 2016, sec. 4
 
@@ -23,7 +24,7 @@ def write_png_folder(data, folder):
     for name in part.classes:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for i, (image, label) in enumerate(zip(part.uint8(), part.labels, strict=True)):
-        malaria.write_image(folder / part.classes[label] / f"{i:05d}.png", image)
+        drawing.write_image(folder / part.classes[label] / f"{i:05d}.png", image)
 
 
 def png_loader(folder, batch_size):

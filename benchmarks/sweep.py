@@ -36,6 +36,7 @@ from benchmarks.runs import (
     read_runs,
     text_of,
 )
+from extras import crops, drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ def run_setting(config, images, data, strip):
             raise
         return {"failed": str(failure)}
     samples = malaria.sample(generator, malaria.latents(8, generator, 0))
-    malaria.write_image(strip, malaria.grid(samples))
+    drawing.write_image(strip, drawing.grid(samples))
     return numbers
 
 
@@ -209,30 +210,25 @@ def picture(runs, folder, path):
     """
     runs = measured_runs(pd.DataFrame(runs))
     settings = runs.groupby("setting", sort=False)
-    figure, axes = malaria.pyplot().subplots(
-        len(settings),
-        4,
-        figsize=(10, 0.8 * len(settings) + 0.5),
-        squeeze=False,
-        sharex="col",
-        width_ratios=[1, 1, 1, 2.9],
-    )
-    for row, (name, of_setting) in zip(axes, settings, strict=True):
-        draw_curves(row, of_setting)
-        strip = strip_file(folder, name, of_setting["seed"].iloc[0])
-        row[3].imshow(malaria.read_image(strip))
-        row[3].set(xticks=[], yticks=[], frame_on=False)
-        row[0].set_ylabel(name.replace(" ", "\n", 1), rotation=0, ha="right", va="center")
-    for column, limit in enumerate(limits(runs)):
-        for axis in axes[:, column]:
-            axis.set_ylim(0, limit)
-    titles = [*LOSSES.values(), "KID to train cells", f"samples, seed {runs['seed'].iloc[0]}"]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title)
-    for axis in axes[-1, :3]:
-        axis.set_xlabel("images seen")
-    axes[0, 0].legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    size = (10, 0.8 * len(settings) + 0.5)
+    shared = {"sharex": "col", "width_ratios": [1, 1, 1, 2.9]}
+    with drawing.figure(path, len(settings), 4, size, dpi=150, **shared) as (figure, axes):
+        for row, (name, of_setting) in zip(axes, settings, strict=True):
+            draw_curves(row, of_setting)
+            strip = strip_file(folder, name, of_setting["seed"].iloc[0])
+            row[3].imshow(crops.read_image(strip))
+            row[3].set(xticks=[], yticks=[], frame_on=False)
+            row[0].set_ylabel(name.replace(" ", "\n", 1), rotation=0, ha="right", va="center")
+        for column, limit in enumerate(limits(runs)):
+            for axis in axes[:, column]:
+                axis.set_ylim(0, limit)
+        titles = [*LOSSES.values(), "KID to train cells", f"samples, seed {runs['seed'].iloc[0]}"]
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title)
+        for axis in axes[-1, :3]:
+            axis.set_xlabel("images seen")
+        axes[0, 0].legend(fontsize=7)
+    return figure
 
 
 def draw_curves(axes, runs):

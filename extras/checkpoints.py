@@ -88,6 +88,19 @@ def check_tensors(found, expected, name):
         check_tensor(found[key], value, f"{name}.{key}")
 
 
+def check_networks(state, networks, averages):
+    """Check the weights in a checkpoint against a generator and a discriminator, and averages."""
+    names = ("generator", "discriminator")
+    for kind in ("weights", "ema", "optimizers"):
+        is_pair = type(state[kind]) is dict and set(state[kind]) == set(names)
+        require(is_pair, f"{kind} is not of a generator and a discriminator")
+    for name, network, average in zip(names, networks, averages, strict=True):
+        check_tensors(state["weights"][name], network.state_dict(), f"weights.{name}")
+        expected = average.state_dict()
+        expected["n_averaged"] = torch.tensor(0)  # a counter, and of no shape on the meta device
+        check_tensors(state["ema"][name], expected, f"ema.{name}")
+
+
 def check_optimizer(found, optimizer, parameters, name):
     """Check the state_dict of an optimiser of some parameters.
 

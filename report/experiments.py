@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 import rollNumber_05 as malaria
+from extras import crops, drawing
+from extras.fields import DataError
 from report import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +35,10 @@ def run_experiments(data_path, out, quick):
     Raises UsageError if the data or the runs cannot be used.
     """
     runs = folder_of_runs(data_path, out, quick)
-    malaria.open_data_path(data_path, runs / "cache")  # says what is wrong with it before training
+    try:  # what is wrong with it is said before training
+        crops.open_data_path(data_path, runs / "cache")
+    except DataError as error:
+        raise malaria.UsageError(f"--data_path {data_path}: {error}") from error
     train("gan", data_path, runs)
     train("mtd", data_path, runs, "--weights", runs / "gan" / "last.pt")
     weights = out / "weights"
@@ -224,8 +229,8 @@ def collect_samples(source, target, image_size):
     epochs = np.geomspace(1, len(files), SHOWN_EPOCHS).round().astype(int)
     for epoch in np.unique(epochs):
         file = files[epoch - 1]
-        row = malaria.read_image(file)[CAPTION_HEIGHT : CAPTION_HEIGHT + height]
-        malaria.write_image(target / file.name, row)
+        row = crops.read_image(file)[CAPTION_HEIGHT : CAPTION_HEIGHT + height]
+        drawing.write_image(target / file.name, row)
 
 
 def leak(data):
@@ -301,7 +306,7 @@ def score_heat_maps(mtd, data, masks):
     rows = []
     for row, peak, label in zip(data.rows, peaks, data.labels.tolist(), strict=True):
         field = masks[Path(data.index.sources[row]).stem].astype(np.uint8)[:, :, None]
-        crop = malaria.crop_cell(255 * field, data.index.boxes[row], size)
+        crop = crops.crop_cell(255 * field, data.index.boxes[row], size)
         parasite = (crop[:, :, 0] > 127).astype(np.uint8)
         target = cv2.dilate(parasite, np.ones((5, 5))).flatten()
         rows.append({"class": data.classes[label], "hit": target[peak], "chance": target.mean()})

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot
@@ -20,7 +21,11 @@ from torch import nn
 import rollNumber_05 as malaria
 from benchmarks import sweep
 from benchmarks.runs import read_runs
+from extras import crops, drawing, more_plots
 from extras.layers import trace_layers
+
+matplotlib.use("Agg")
+pyplot.rcParams.update(drawing.STYLE)
 
 PAGE_WIDTH = 6.6  # inches of the text
 FONT_SIZE = 8
@@ -76,13 +81,12 @@ def draw_figures(results, weights, panels, benchmarks, conditional, out):
     draw_weights(out, dcgan)
     draw_sweep(out / "sweep.jpg", benchmarks / "sweep")
     for name in PANELS:
-        panel = malaria.read_image(panels / f"{name}.png")
+        panel = crops.read_image(panels / f"{name}.png")
         save_jpeg(without_margins(panel), out / f"{name}.jpg")
 
 
-def fit_to_page(path, height, width=PAGE_WIDTH, font_size=FONT_SIZE):
-    """Save the figure that was drawn last in the size it has on the page, in inches."""
-    figure = pyplot.gcf()
+def fit_to_page(figure, path, height, width=PAGE_WIDTH, font_size=FONT_SIZE):
+    """Save a figure in the size it has on the page, in inches."""
     figure.set_size_inches(width, height)
     for text in figure.findobj(Text):
         text.set_fontsize(font_size)
@@ -120,7 +124,7 @@ def draw_networks(path, generator, mtd):
         "Generator": trace_layers(generator, noise),
         "Multi-task discriminator": trace_layers(mtd, image),
     }
-    figure, axes = malaria.pyplot().subplots(len(rows), 1, figsize=(PAGE_WIDTH, 3.4))
+    figure, axes = pyplot.subplots(len(rows), 1, figsize=(PAGE_WIDTH, 3.4))
     for axis, (title, layers) in zip(axes, rows.items(), strict=True):
         draw_blocks(axis, layers)
         axis.set_title(title, loc="left", fontweight="bold", fontsize=FONT_SIZE + 1)
@@ -187,10 +191,12 @@ def draw_curves(out, results):
         history[task] = json.loads((results / task / "history.json").read_text())["rows"]
         traces[task] = np.load(results / task / "traces.npz")
         configs[task] = json.loads((results / task / "config.json").read_text())["config"]
-    malaria.plot_history(history["gan"], out / "quality.svg", malaria.QUALITY_PANELS)
-    fit_to_page(out / "quality.svg", height=2.6)
-    malaria.plot_history(history["mtd"], out / "head.svg", HEAD_PANELS)
-    fit_to_page(out / "head.svg", height=2.2)
+    quality = out / "quality.svg"
+    figure = malaria.plot_history(history["gan"], quality, malaria.QUALITY_PANELS)
+    fit_to_page(figure, quality, height=2.6)
+    head = out / "head.svg"
+    figure = malaria.plot_history(history["mtd"], head, HEAD_PANELS)
+    fit_to_page(figure, head, height=2.2)
     unit = malaria.LOSSES[configs["gan"]["loss"]].unit
     draw_losses(out / "losses.svg", traces["gan"], unit)
     on_dcgan = configs["mtd"]["weights"] != ""
@@ -199,9 +205,9 @@ def draw_curves(out, results):
 
 def draw_losses(path, traces, unit):
     """J(G) and J(D) of the DCGAN beside each other."""
-    figure, axes = malaria.pyplot().subplots(1, 2, figsize=(PAGE_WIDTH, 2.4))
-    for axis, colour, name in zip(axes, malaria.COLOURS, ("loss_g", "loss_d"), strict=True):
-        malaria.draw_trace(axis, traces[name].astype(np.float32), colour, TRACE_TITLES[name])
+    figure, axes = pyplot.subplots(1, 2, figsize=(PAGE_WIDTH, 2.4))
+    for axis, colour, name in zip(axes, drawing.COLOURS, ("loss_g", "loss_d"), strict=True):
+        drawing.draw_trace(axis, traces[name].astype(np.float32), colour, TRACE_TITLES[name])
         axis.set(title=f"{TRACE_TITLES[name]} of the DCGAN", xlabel="iteration", ylabel=unit)
     save_traces(figure, path)
 
@@ -213,7 +219,7 @@ def draw_before_after(path, dcgan, mtd, on_dcgan):
     otherwise both start at 0.
     """
     length = len(mtd["loss_g"])
-    figure, axes = malaria.pyplot().subplots(2, 2, figsize=(PAGE_WIDTH, 3.5))
+    figure, axes = pyplot.subplots(2, 2, figsize=(PAGE_WIDTH, 3.5))
     for axis, (name, title) in zip(axes.flat, TRACE_TITLES.items(), strict=True):
         before = dcgan[name].astype(np.float32)
         after = mtd[name].astype(np.float32)
@@ -223,8 +229,8 @@ def draw_before_after(path, dcgan, mtd, on_dcgan):
             before = before[-length:]
             start = -len(before)
             unit = "iterations since the head was added"
-        malaria.draw_trace(axis, before, malaria.COLOURS[0], "DCGAN", start)
-        malaria.draw_trace(axis, after, malaria.COLOURS[1], "with the head")
+        drawing.draw_trace(axis, before, drawing.COLOURS[0], "DCGAN", start)
+        drawing.draw_trace(axis, after, drawing.COLOURS[1], "with the head")
         axis.set(title=title, xlabel=unit)
         if name == "loss_g":
             axis.legend(loc="upper left")  # for all four
@@ -236,14 +242,14 @@ def draw_before_after(path, dcgan, mtd, on_dcgan):
 def draw_sweep(path, folder):
     """The picture of benchmarks/sweep.py, with room for its labels in the size of the page."""
     runs = read_runs(folder / "runs.jsonl")
-    sweep.picture(runs, folder, path)
-    axes = pyplot.gcf().axes
+    figure = sweep.picture(runs, folder, path)
+    axes = figure.axes
     axes[0].get_legend().remove()  # the caption says which line is which
     for axis in axes:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         label = axis.yaxis.label
         label.set_text(label.get_text().replace(", ", ",\n"))
-    fit_to_page(path, height=7.7, font_size=7)
+    fit_to_page(figure, path, height=7.7, font_size=7)
 
 
 def save_traces(figure, path):
@@ -251,15 +257,15 @@ def save_traces(figure, path):
     for axis in figure.axes:
         for line in axis.lines:
             line.set_rasterized(True)
-    fit_to_page(path, height=figure.get_figheight())
+    fit_to_page(figure, path, height=figure.get_figheight())
 
 
 def draw_confusion(path, scores_file):
     """Confusion matrices of validation and test."""
     scores = json.loads(scores_file.read_text())
     matrices = {split: scores[split] for split in ("val", "test")}
-    malaria.plot_confusion(path, matrices)
-    fit_to_page(path, height=2.4, width=5.2)
+    figure = more_plots.plot_confusion(path, matrices)
+    fit_to_page(figure, path, height=2.4, width=5.2)
 
 
 # Generated images
@@ -270,7 +276,7 @@ def draw_epochs(path, samples):
     rows = {}
     for file in sorted(samples.glob("epoch_*.png")):
         epoch = int(file.stem.removeprefix("epoch_"))
-        rows[f"epoch {epoch}"] = malaria.read_image(file)
+        rows[f"epoch {epoch}"] = crops.read_image(file)
     draw_strips(path, rows)
 
 
@@ -280,7 +286,7 @@ def draw_generators(path, benchmarks):
     for model, label in GENERATORS.items():
         files = sorted(benchmarks.glob(f"generators_{model}_*.png"))
         if files:
-            sheet = malaria.read_image(files[0])
+            sheet = crops.read_image(files[0])
             row_height = 2 + sheet.shape[1] // 8  # tiles are square, with a border above and below
             rows[label] = sheet[:row_height]
     draw_strips(path, rows)
@@ -288,9 +294,7 @@ def draw_generators(path, benchmarks):
 
 def draw_strips(path, rows):
     """{label: RGB image} below each other."""
-    figure, axes = malaria.pyplot().subplots(
-        len(rows), 1, figsize=(4.4, 0.52 * len(rows)), squeeze=False
-    )
+    figure, axes = pyplot.subplots(len(rows), 1, figsize=(4.4, 0.52 * len(rows)), squeeze=False)
     for axis, (label, image) in zip(axes.flat, rows.items(), strict=True):
         axis.imshow(image)
         axis.set(xticks=[], yticks=[], frame_on=False)
@@ -301,7 +305,7 @@ def draw_strips(path, rows):
 def draw_samples(path, generator):
     """A grid of 40 samples, from the same noise for every generator."""
     images = malaria.sample(generator, malaria.latents(40, generator, 0))
-    save_jpeg(malaria.grid(images), path)
+    save_jpeg(drawing.grid(images), path)
 
 
 def draw_conditional(path, weights):
@@ -309,7 +313,7 @@ def draw_conditional(path, weights):
     checkpoint = malaria.load_checkpoint(weights, "mtd")
     labels = torch.arange(len(checkpoint.state["classes"])).repeat_interleave(8)
     noise = malaria.latents(len(labels), checkpoint.generator, 0)
-    save_jpeg(malaria.grid(malaria.sample(checkpoint.generator, noise, labels)), path)
+    save_jpeg(drawing.grid(malaria.sample(checkpoint.generator, noise, labels)), path)
 
 
 # Weights
@@ -327,10 +331,10 @@ def draw_weights(out, dcgan):
     for when, networks in (("before", untrained), ("after", trained)):
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
             path = out / f"weights_{name}_{when}.png"
-            malaria.plot_weights(network, path)
-            for axis in pyplot.gcf().axes:
+            figure = malaria.plot_weights(network, path)
+            for axis in figure.axes:
                 axis.set_xlabel("")  # how many kernels there are is in the caption
-            fit_to_page(path, height=1.4, font_size=6.5)
+            fit_to_page(figure, path, height=1.4, font_size=6.5)
 
 
 # Panels
@@ -346,7 +350,7 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     test = data.split("test")
     answers = malaria.predict(checkpoint.discriminator, test, config["loss"], config["augment"])
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, malaria.pyplot().rc_context({"savefig.dpi": 160}):
+    with tempfile.TemporaryDirectory() as folder, pyplot.rc_context({"savefig.dpi": 160}):
         drawn = Path(folder)
         malaria.plot_predictions(drawn, test, answers.probabilities, limit=12, columns=6)
         malaria.plot_gradcam(drawn, checkpoint, test, seed=0, limit=9, columns=6)

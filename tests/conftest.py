@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import rollNumber_05 as malaria
+from extras import classes, crops
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,10 +76,10 @@ def config_of_small_networks(**flags):
     return malaria.Config(**{**small, **flags})
 
 
-def data_of_random_images(labels, classes=malaria.STAGES, view="cell"):
+def data_of_random_images(labels, classes=classes.STAGES, view="cell"):
     """A MalariaDataset of random images 32x32 with these labels, all in train."""
     count = len(labels)
-    index = malaria.Index(
+    index = crops.Index(
         layout="random images",
         view=view,
         classes=list(classes),

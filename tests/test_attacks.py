@@ -17,6 +17,7 @@ import torch
 from conftest import ROOT, TINY
 
 import rollNumber_05 as malaria
+from extras import drawing, files
 
 ODD_VALUES = [
     "abc", ["a"], "3", None, [1], 0, {}, 5, 16.5, [], -1, 2**70, math.nan, math.inf, True,
@@ -204,7 +205,7 @@ def test_a_picture_that_fails_is_a_warning(run_script, small_data, tmp_path, mon
     def fail(*arguments, **settings):
         raise ValueError("no such font")
 
-    monkeypatch.setattr(malaria, "gallery", fail)
+    monkeypatch.setattr(drawing, "gallery", fail)
     flags = ("--task", "mtd", "--data_path", small_data, *TINY, "--epochs", 1)
     done = run_script(*flags, cwd=tmp_path)
     assert done.returncode == 0
@@ -216,8 +217,8 @@ def test_a_picture_that_fails_is_a_warning(run_script, small_data, tmp_path, mon
 def test_a_file_is_replaced_or_stays(tmp_path):
     """What fails while a file is written leaves the old one, and no part."""
     path = tmp_path / "numbers.txt"
-    malaria.save_text("old", path)
-    with pytest.raises(OSError, match="disk"), malaria.replacing(path) as part:
+    files.save_text("old", path)
+    with pytest.raises(OSError, match="disk"), files.replacing(path) as part:
         part.write_text("half of the n")
         raise OSError("disk full")
     assert path.read_text() == "old"
@@ -228,8 +229,8 @@ def test_a_class_can_have_dollars_in_its_name(tmp_path):
     """They are no formula."""
     import numpy as np
 
-    picture = malaria.Picture(np.zeros((8, 8, 3), np.uint8), "a$b$ 1_2^")
-    malaria.gallery(tmp_path / "picture.png", "$", [picture])
+    picture = drawing.Picture(np.zeros((8, 8, 3), np.uint8), "a$b$ 1_2^")
+    drawing.gallery(tmp_path / "picture.png", "$", [picture])
     assert (tmp_path / "picture.png").exists()
 
 

@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 
 import rollNumber_05 as malaria
+from extras import classes
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -139,7 +140,7 @@ def test_each_of_two_processes_has_a_batch_of_its_own(two_processes):
 def test_two_processes_have_moved_the_weights(two_processes):
     """From those of the same seed before any step."""
     config = malaria.Config(**FLAGS)
-    trainer = malaria.Trainer(two_processes.task, config, malaria.STAGES, CPU)
+    trainer = malaria.Trainer(two_processes.task, config, classes.STAGES, CPU)
     before = trainer.networks["generator"].project[0].weight
     after = two_processes.first["weights"]["generator"]["project.0.weight"]
     assert not torch.equal(after, before)
@@ -253,7 +254,7 @@ class FirstStep(NamedTuple):
 
 def first_step(task, config):
     """The FirstStep of a config, from weights, images and noise that are always the same."""
-    trainer = malaria.Trainer(task, config, malaria.STAGES, CPU)
+    trainer = malaria.Trainer(task, config, classes.STAGES, CPU)
     torch.manual_seed(1)
     images = torch.rand(8, 3, 32, 32) * 2 - 1
     batch = malaria.Batch(images, torch.arange(8) % 4)
@@ -357,7 +358,7 @@ def one_step(task, device):
     """The Step of weights, images and noise that are the same on every device."""
     torch.manual_seed(0)
     config = malaria.Config(image_size=32, dropout=0.0, optimizer="sgd", precision="fp32")
-    trainer = malaria.Trainer(task, config, malaria.STAGES, device)
+    trainer = malaria.Trainer(task, config, classes.STAGES, device)
     generator, discriminator = trainer.networks.values()
     optimizer_g, optimizer_d = trainer.optimizers.values()
     real = torch.rand(16, 3, 32, 32) * 2 - 1

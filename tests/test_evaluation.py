@@ -7,6 +7,8 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, SequentialSampler
 
 import rollNumber_05 as malaria
+from extras import processes
+from extras import scores as scoring
 from extras.quality import kernel_distance, share_within
 
 # MalariaDataset
@@ -179,8 +181,8 @@ def test_images_without_a_class_are_drawn_too(random_data):
 def batches_of_two_processes():
     """The index tensors that each of two processes takes of 24 draws, in batches of 3."""
     draws = SequentialSampler(range(24))
-    first = malaria.ProcessBatches(draws, 3, "cpu", rank=0, world=2)
-    second = malaria.ProcessBatches(draws, 3, "cpu", rank=1, world=2)
+    first = processes.ProcessBatches(draws, 3, "cpu", rank=0, world=2)
+    second = processes.ProcessBatches(draws, 3, "cpu", rank=1, world=2)
     return first, second
 
 
@@ -203,7 +205,7 @@ def test_processes_share_all_draws_without_overlap(batches_of_two_processes):
 
 def test_one_process_takes_the_draws_as_they_come():
     """Without torchrun."""
-    batches = malaria.ProcessBatches(SequentialSampler(range(6)), 3, "cpu")
+    batches = processes.ProcessBatches(SequentialSampler(range(6)), 3, "cpu")
     assert torch.cat(list(batches)).tolist() == list(range(6))
 
 
@@ -300,7 +302,7 @@ def scores():
     """The scores of ANSWERS."""
     probabilities = np.eye(3)[ANSWERS]
     kind = malaria.SingleLabel
-    return malaria.classification_scores(kind, LABELS, probabilities, ["a", "b", "c"])
+    return scoring.classification_scores(kind, LABELS, probabilities, ["a", "b", "c"])
 
 
 def test_n_counts_the_images(scores):
@@ -368,7 +370,7 @@ SEVERAL_PROBABILITIES = np.array([[0.9, 0.8], [0.7, 0.6], [0.2, 0.7]])
 def scores_of_several(labels, probabilities):
     """The scores of answers about "a" and "b"."""
     kind = malaria.MultiLabel
-    return malaria.classification_scores(kind, labels, probabilities, ["a", "b"])
+    return scoring.classification_scores(kind, labels, probabilities, ["a", "b"])
 
 
 @pytest.fixture

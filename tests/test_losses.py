@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import rollNumber_05 as malaria
+from extras import classes
 
 LOG_2 = math.log(2)
 LOG_3 = math.log(3)  # sigmoid(LOG_3) is 3/4, sigmoid(-LOG_3) is 1/4
@@ -200,7 +201,7 @@ def test_an_answer_of_one_class_is_right_if_it_is_the_label():
 
 def test_the_name_of_one_class():
     """Its own."""
-    assert malaria.SingleLabel.name(2, malaria.STAGES) == "schizont"
+    assert malaria.SingleLabel.name(2, classes.STAGES) == "schizont"
 
 
 # Labels and answers of several classes an image
@@ -241,9 +242,9 @@ def test_an_answer_of_several_classes_is_right_if_all_of_it_is():
 
 def test_the_name_of_several_classes():
     """Joined by plus signs."""
-    assert malaria.MultiLabel.name([1, 0, 1, 0], malaria.STAGES) == "ring+schizont"
+    assert malaria.MultiLabel.name([1, 0, 1, 0], classes.STAGES) == "ring+schizont"
 
 
 def test_the_name_of_no_class():
     """A field of healthy cells."""
-    assert malaria.MultiLabel.name([0, 0, 0, 0], malaria.STAGES) == "none"
+    assert malaria.MultiLabel.name([0, 0, 0, 0], classes.STAGES) == "none"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import rollNumber_05 as malaria
+from extras import crops
 from report import build, experiments, figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ def cells():
     images[2] = images[0]
     images[4] = images[1]
     images[5] = 255 - (255 - images[3]) // 2
-    index = malaria.Index(
+    index = crops.Index(
         layout="random images",
         view="cell",
         classes=["x", "y"],

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, leave_out_reports
+from PIL import Image
 from tqdm import tqdm
 
 import rollNumber_05 as malaria
-from extras import demo_set, run_folder
+from extras import classes, crops, demo_set, run_folder
 
 
 def number(text):
@@ -120,7 +121,7 @@ def test_a_picture_is_there_and_not_blank(demo, name):
 @pytest.mark.parametrize("task", ["gan", "mtd"])
 def test_the_samples_are_an_animation_too(demo, task):
     """With both epochs in it."""
-    with malaria.Image.open(demo.folder / "results" / task / "samples.gif") as animation:
+    with Image.open(demo.folder / "results" / task / "samples.gif") as animation:
         assert animation.n_frames == 2
 
 
@@ -212,7 +213,7 @@ def test_json_of_task_data_counts_what_the_demo_set_has(demo, run_script):
     """All fields, in three splits; nothing is skipped."""
     done = run_script("--task", "data", "--json", "--image_size", 32, cwd=demo.folder)
     report = json.loads(done.stdout)
-    assert report["classes"] == list(malaria.STAGES)
+    assert report["classes"] == list(classes.STAGES)
     assert report["skipped"] == 0
     assert report["splits"].keys() == set(malaria.SPLITS)
     images = [split["images"] for split in report["splits"].values()]
@@ -230,7 +231,7 @@ def parasite_masks(folder, data):
     for row in data.rows:
         field = masks[Path(data.index.sources[row]).stem]
         image = field[:, :, None].astype(np.uint8) * 255
-        crop = malaria.crop_cell(image, data.index.boxes[row], size)
+        crop = crops.crop_cell(image, data.index.boxes[row], size)
         inside = (crop[:, :, 0] > 127).astype(np.uint8)
         rows.append(cv2.dilate(inside, np.ones((5, 5))).flatten() > 0)
     return np.stack(rows)
@@ -352,7 +353,7 @@ def test_a_conditional_generator_is_measured_in_each_class(other_runs):
 def small_gan(path):
     """The checkpoint of a small DCGAN whose weights and averages differ."""
     config = malaria.Config(image_size=28, batch_size=8, g_width=16, d_width=16)
-    trainer = malaria.Trainer("gan", config, malaria.STAGES, "cpu")
+    trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
     for _ in range(3):
         images = torch.rand(8, 3, 28, 28) * 2 - 1
         trainer.adversarial_step(malaria.Batch(images, torch.zeros(8)), None)
@@ -370,7 +371,7 @@ def dcgan(tmp_path):
 def small_mtd(**flags):
     """A new Trainer of an MTD that fits on the small DCGAN."""
     config = malaria.Config(image_size=28, g_width=16, d_width=16, **flags)
-    return malaria.Trainer("mtd", config, malaria.STAGES, "cpu")
+    return malaria.Trainer("mtd", config, classes.STAGES, "cpu")
 
 
 def state_of(trainer, name):
@@ -474,7 +475,7 @@ def trainer_of_seven_steps(small_config, random_data):
 
     Its `rates` are those of D at each step.
     """
-    trainer = malaria.Trainer("mtd", small_config(adversarial_every=3), malaria.STAGES, "cpu")
+    trainer = malaria.Trainer("mtd", small_config(adversarial_every=3), classes.STAGES, "cpu")
     trainer.rates = []
 
     def keep_rate(optimizer, *arguments):
@@ -527,7 +528,7 @@ def test_the_generator_learns_at_adversarial_steps_only(trainer_of_seven_steps, 
 def test_rates_are_constant_then_fall(done, factor):
     """With --lr_decay 0.5: whole until half of the epochs, then in a line."""
     config = malaria.Config(lr_decay=0.5, g_width=8, d_width=8)
-    trainer = malaria.Trainer("gan", config, malaria.STAGES, "cpu")
+    trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
     trainer.set_rates(done)
     assert trainer.rate_factor == pytest.approx(factor)
 
@@ -536,7 +537,7 @@ def test_rates_are_constant_then_fall(done, factor):
 def test_each_network_has_a_rate_of_its_own(name, rate, small_config, random_data):
     """At an adversarial step, times the factor."""
     config = small_config(lr_decay=0.5, lr_g=1e-3, lr_d=2e-3)
-    trainer = malaria.Trainer("gan", config, malaria.STAGES, "cpu")
+    trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
     trainer.set_rates(0.95)
     trainer.train_epoch(random_data([0, 1, 2, 3] * 3), 1, tqdm(disable=True))
     assert trainer.optimizers[name].param_groups[0]["lr"] == pytest.approx(rate)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import rollNumber_05 as malaria
+from extras import augmentation, classes
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])  # of the six images of the fixture `images`
 
@@ -96,7 +97,7 @@ def updates(request, small_config):
     optimizer_g = malaria.make_optimizer(config, "generator", generator.parameters())
     optimizer_d = malaria.make_optimizer(config, "discriminator", mtd.parameters())
     real = torch.randn(6, 3, 32, 32)
-    fake = malaria.augment(generator(torch.randn(6, 100)), torch.ones(()))
+    fake = augmentation.augment(generator(torch.randn(6, 100)), torch.ones(()))
 
     g_before = numbers_of(generator)
     d_before = numbers_of(mtd)
@@ -260,27 +261,27 @@ def largest_difference(image, other):
 
 def test_augmentation_keeps_the_shape(images):
     """(B, C, S, S)."""
-    assert malaria.augment(images, torch.ones(())).shape == images.shape
+    assert augmentation.augment(images, torch.ones(())).shape == images.shape
 
 
 def test_augmentation_differs_from_draw_to_draw(images):
     """Of the same images."""
-    once = malaria.augment(images, torch.ones(()))
-    again = malaria.augment(images, torch.ones(()))
+    once = augmentation.augment(images, torch.ones(()))
+    again = augmentation.augment(images, torch.ones(()))
     assert not torch.equal(once, again)
 
 
 def test_augmentation_is_differentiable(images):
     """A gradient reaches every image."""
     images.requires_grad_(True)
-    malaria.augment(images, torch.ones(())).sum().backward()
+    augmentation.augment(images, torch.ones(())).sum().backward()
     assert (images.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
 def test_augmentation_of_strength_0_only_turns_and_flips():
     """Each result is one of the eight exact views of its image."""
     images = torch.rand(16, 3, 8, 8)
-    results = malaria.augment(images, torch.zeros(()))
+    results = augmentation.augment(images, torch.zeros(()))
     for image, result in zip(images, results, strict=True):
         differences = [largest_difference(view, result) for view in eight_exact_views(image)]
         assert min(differences) < 1e-5
@@ -289,7 +290,7 @@ def test_augmentation_of_strength_0_only_turns_and_flips():
 def strength_after(start, real_probabilities, speed):
     """An augmentation strength after D has said how real some real images are."""
     strength = torch.tensor(start)
-    malaria.adapt_strength(strength, torch.tensor(real_probabilities), speed)
+    augmentation.adapt_strength(strength, torch.tensor(real_probabilities), speed)
     return strength.item()
 
 
@@ -377,7 +378,7 @@ def test_the_ninth_view_is_turned_by_30_degrees():
 
 def make_trainer(task, config):
     """A Trainer of the four stages on the CPU."""
-    return malaria.Trainer(task, config, malaria.STAGES, "cpu")
+    return malaria.Trainer(task, config, classes.STAGES, "cpu")
 
 
 def assignment_config(small_config):

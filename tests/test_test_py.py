@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import rollNumber_05 as malaria
+from extras import classes, crops
 
 IMAGE = "results/demo_data/images/demo_000.png"  # of the demo run
 
@@ -74,7 +75,7 @@ def test_a_prediction_has_the_keys_of_the_contract(predictions):
 def test_probabilities_are_of_the_four_stages(predictions):
     """By name."""
     for prediction in predictions:
-        assert list(prediction["probabilities"]) == list(malaria.STAGES)
+        assert list(prediction["probabilities"]) == list(classes.STAGES)
 
 
 def test_probabilities_sum_to_one(predictions):
@@ -100,7 +101,7 @@ def test_without_json_an_answer_is_a_line_of_a_table(demo, run_tester):
     """Under a line of column names."""
     done = run_tester("--model", "mtd", "--image", IMAGE, cwd=demo.folder)
     head, line = done.stdout.splitlines()
-    assert head.split() == ["image", "label", *malaria.STAGES, "real"]
+    assert head.split() == ["image", "label", *classes.STAGES, "real"]
     assert line.split()[0] == IMAGE
 
 
@@ -172,7 +173,7 @@ def test_without_json_scores_are_a_table(demo, run_tester):
     flags = ("--model", "mtd", "--data_path", "results/demo_data")
     lines = run_tester(*flags, cwd=demo.folder).stdout.splitlines()
     assert lines[0].startswith("test: n 56, accuracy 0.")
-    assert [line.split()[0] for line in lines[1:]] == ["class", *malaria.STAGES]
+    assert [line.split()[0] for line in lines[1:]] == ["class", *classes.STAGES]
 
 
 # Noise to images: --model gan
@@ -229,7 +230,7 @@ def conditional_folder(tmp_path_factory, run_tester):
     """A folder with conditional.pt, and four images of it: of all classes, and of schizonts."""
     folder = tmp_path_factory.mktemp("conditional")
     config = malaria.Config(conditional=True, image_size=28, g_width=16, d_width=16)
-    trainer = malaria.Trainer("mtd", config, malaria.STAGES, "cpu")
+    trainer = malaria.Trainer("mtd", config, classes.STAGES, "cpu")
     malaria.save_checkpoint(trainer.state(), folder / "conditional.pt")
     flags = ("--model", "gan", "--weights", "conditional.pt", "--num_images", 4, "--out")
     for out, label in (("all", ()), ("schizonts", ("--label", "Schizonts"))):
@@ -244,7 +245,7 @@ def test_a_label_chooses_the_class(conditional_folder, number):
     name = f"{number:04d}.png"
     of_all = (conditional_folder / "all" / name).read_bytes()
     of_schizonts = (conditional_folder / "schizonts" / name).read_bytes()
-    is_schizont = malaria.STAGES[number] == "schizont"
+    is_schizont = classes.STAGES[number] == "schizont"
     assert (of_all == of_schizonts) == is_schizont
 
 
@@ -304,7 +305,7 @@ def test_an_image_gives_an_answer(program, demo):
 
 def test_an_image_can_be_an_array(program, demo):
     """As a file of it."""
-    array = malaria.read_image(demo.folder / IMAGE)
+    array = crops.read_image(demo.folder / IMAGE)
     answer = program.test("mtd", demo.mtd, array)
     assert answer == program.test("mtd", demo.mtd, demo.folder / IMAGE)
 
@@ -318,7 +319,7 @@ def test_the_architecture_can_be_an_mtd(program, demo):
 
 def test_several_images_give_several_answers(program, demo):
     """A list of them, in order, each as alone."""
-    images = [np.zeros((9, 9), np.uint8), malaria.read_image(demo.folder / IMAGE)]
+    images = [np.zeros((9, 9), np.uint8), crops.read_image(demo.folder / IMAGE)]
     answers = program.test("mtd", demo.mtd, images)
     alone = [program.test("mtd", demo.mtd, image) for image in images]
     for answer, expected in zip(answers, alone, strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import rollNumber_05 as malaria
+from extras import processes
 
 
 def train_and_keep(task, config, data):
@@ -33,7 +34,7 @@ def train_and_keep(task, config, data):
 def main(path):
     """Train both tasks with the flags in a JSON file."""
     config = malaria.Config(**json.loads(Path(path).read_text(encoding="utf-8")))
-    with malaria.process_group(torch.device("cpu")):
+    with processes.process_group(torch.device("cpu")):
         data = malaria.load_data(config)
         train_and_keep("gan", config, data)
         dcgan = Path(config.results_dir, "gan", "last.pt")

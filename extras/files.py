@@ -1,0 +1,35 @@
+"""Files that are replaced whole: a kill at any moment leaves the old one or the new one."""
+
+import contextlib
+import csv
+import io
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A path to write to, whose file takes the name `path` when the block ends well.
+
+    A kill at any moment leaves the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_text(text, path):
+    """Write a text file."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def save_table(rows, path):
+    """Write rows of values as a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    save_text(text.getvalue(), path)

@@ -1,0 +1,111 @@
+"""Pictures beyond those that the assignment asks for."""
+
+import contextlib
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from extras.drawing import Picture, figure, gallery
+from extras.files import replacing, save_text
+from extras.paths import SPLITS
+from extras.text import text_table
+
+
+def plot_cells(path, data, per_class=4):
+    """A few crops of every split and class, evenly spread, with the files they are from."""
+    pictures = []
+    for split in SPLITS:
+        part = data.split(split)
+        hot = part.multi_hot().cpu()
+        for i, name in enumerate(data.classes):
+            rows = hot[:, i].nonzero()[:, 0]
+            rows = rows[:: max(1, math.ceil(len(rows) / per_class))]
+            sources = part.sources()
+            for row, image in zip(rows.tolist(), part.uint8(rows), strict=True):
+                file = Path(sources[row]).name
+                pictures.append(Picture(image, f"{split}, {name}\n{file[-24:]}"))
+    gallery(path, "crops of every split and class: is each what its label says?", pictures)
+
+
+def plot_nearest(path, images, quality):
+    """Generated images (N, S, S, C), each beside the training cell that is nearest to it."""
+    title = (
+        "generated cells, each beside its nearest training cell; "
+        "1 is the usual distance of a training cell to its nearest other"
+    )
+    pictures = []
+    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
+        pictures.append(Picture(image, "generated"))
+        pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
+    gallery(path, title, pictures)
+
+
+def plot_tsne(path, features, names):
+    """t-SNE (van der Maaten and Hinton 2008) of features (N, n), coloured by N names of classes."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30, (len(features) - 1) / 3)
+    places = TSNE(perplexity=perplexity, random_state=0, init="pca").fit_transform(features)
+    names = np.array(names)
+    with figure(path, size=(6.5, 5.5)) as (_, axes):
+        axis = axes[0, 0]
+        for name in sorted(set(names)):
+            is_of_class = names == name
+            axis.scatter(*places[is_of_class].T, s=16, label=f"{name} ({is_of_class.sum()})")
+        title = f"t-SNE of the penultimate features, {len(names)} images (val, test)"
+        axis.set(title=title, xlabel="axis 1", ylabel="axis 2")
+        axis.legend()
+
+
+def write_animation(samples):
+    """samples.gif beside the folder of samples: up to 60 of them, in 12 seconds."""
+    files = sorted(samples.glob("*.png"))
+    if not files:
+        return
+    frames = []
+    for file in files[:: math.ceil(len(files) / 60)]:
+        with contextlib.suppress(OSError):  # cut off by a kill
+            frames.append(Image.open(file).quantize(128))
+    with replacing(samples.with_suffix(".gif")) as part:
+        frames[0].save(
+            part,
+            save_all=True,
+            append_images=frames[1:],
+            loop=0,
+            duration=12_000 // max(12, len(frames)),
+        )
+
+
+def plot_scores(folder, scores):
+    """per_class.txt and, for one class an image, confusion_matrix.png of {split: scores}."""
+    columns = ("precision", "recall", "f1")
+    rows = [["split", "class", *columns, "support"]]
+    for split, found in scores.items():
+        for name, values in found["per_class"].items():
+            numbers = [f"{values[column]:.3f}" for column in columns]
+            rows.append([split, name, *numbers, values["support"]])
+        accuracy = f"accuracy {found['accuracy']:.3f}"
+        balanced = f"balanced {found['balanced_accuracy']:.3f}"
+        rows.append([split, "all", accuracy, balanced, "", found["n"]])
+    save_text(text_table(rows) + "\n", folder / "per_class.txt")
+    if all(np.ndim(found["confusion_matrix"]) == 2 for found in scores.values()):
+        plot_confusion(folder / "confusion_matrix.png", scores)
+
+
+def plot_confusion(path, scores):
+    """A confusion matrix for each of {split: scores}; returns the figure."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    size = (4.5 * len(scores), 4)
+    with figure(path, 1, len(scores), size, dpi=150) as (sheet, axes):
+        for axis, (split, found) in zip(axes[0], scores.items(), strict=True):
+            matrix = np.array(found["confusion_matrix"])
+            display = ConfusionMatrixDisplay(matrix, display_labels=found["classes"])
+            display.plot(
+                ax=axis, cmap="Blues", xticks_rotation=30, im_kw={"vmin": 0}, colorbar=False
+            )
+            title = f"{split}, n = {found['n']} (cells)"
+            axis.set(title=title, xlabel="answer", ylabel="true class")
+    return sheet
