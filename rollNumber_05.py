@@ -22,11 +22,17 @@ import importlib.util
 import json
 import math
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # torch takes seconds to import: Ctrl-C ends that without a traceback.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 import numpy as np
 import torch
@@ -44,10 +50,15 @@ class UsageError(Exception):
 
 @functools.cache
 def extra(name):
-    """The module extras/NAME.py beside this script. Raises UsageError if it is not there."""
+    """The module extras/NAME.py beside this script. Raises UsageError if it does not import."""
     if not Path(__file__).with_name("extras").joinpath(f"{name}.py").exists():
         raise UsageError(f"extras/{name}.py is not beside this script; copy the folder extras/ too")
-    return importlib.import_module(f"extras.{name}")
+    try:
+        return importlib.import_module(f"extras.{name}")
+    except ImportError as error:  # a package is missing, or a library that it needs
+        raise UsageError(
+            f"extras/{name}.py does not import ({error}); pip install -r requirements.txt"
+        ) from error
 
 
 # ============================================ config ============================================
@@ -171,12 +182,17 @@ class Config:
         "training",
         "passes over the data; 0: gan 200, mtd 40, demo set 12",
         low=0,
+        high=1_000_000,
         changeable=True,
     )
     min_steps: int = flag(
-        100, "training", "an epoch has at least this many steps, for small sets", low=1
+        100,
+        "training",
+        "an epoch has at least this many steps, for small sets",
+        low=1,
+        high=1_000_000,
     )
-    batch_size: int = flag(32, "training", "images a step", low=2)
+    batch_size: int = flag(32, "training", "images a step", low=2, high=65_536)
     optimizer: str = flag("adam", "training", "optimiser of both networks", lambda: OPTIMIZERS)
     optimizer_g: str = flag(
         "", "training", "optimiser of G; empty: --optimizer", lambda: ("", *OPTIMIZERS)
@@ -276,7 +292,7 @@ def as_flag(name, value):
     """A setting as it is written on the command line."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {value}"
+    return f"--{name} {shlex.quote(str(value))}"
 
 
 RECIPES = {
@@ -1623,10 +1639,21 @@ def move_aside(folder):
         print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
 
 
+def command_of(task, config):
+    """The command line that repeats a run."""
+    parts = [f"--task {task}"]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in ("task", "resume", "recipe"):
+            parts.append(as_flag(field.name, value))
+    return " ".join(["python", Path(__file__).name, *parts])
+
+
 def write_about(folder, trainer, data):
     """Write config.json into a run's folder: what is run, on what."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     about = {
+        "command": command_of(trainer.task, trainer.config),
         "config": vars(trainer.config),
         **extra("run_folder").environment(data.device),
         "processes": processes()[1],
@@ -1654,22 +1681,29 @@ def run_epochs(trainer, data, epochs):
         desc=trainer.task,
         disable=no_bar,
     )
+    with bar, saying_what_is_kept(trainer, epochs):
+        while trainer.epoch < epochs:
+            trainer.set_rates(trainer.epoch / epochs)
+            row = trainer.train_epoch(cells, steps, bar)
+            if reporter:
+                line = reporter.finish_epoch(row)
+                bar.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(trainer, epochs):
+    """Whatever ends the block too early says as well which epoch is saved."""
     try:
-        with bar:
-            while trainer.epoch < epochs:
-                trainer.set_rates(trainer.epoch / epochs)
-                row = trainer.train_epoch(cells, steps, bar)
-                if reporter:
-                    line = reporter.finish_epoch(row)
-                    bar.write(line, file=sys.stderr)
+        yield
     except (KeyboardInterrupt, RuntimeError, OSError) as error:
         kept = "no epoch was finished"
         if trainer.saved_epoch:
-            last = last_checkpoint(config, trainer.task)
+            last = last_checkpoint(trainer.config, trainer.task)
             kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
         if isinstance(error, extra("signals").Stopped):
             raise type(error)(error.args[0], f"{trainer.task}: {kept}") from error
-        reason = f"{error}; " if str(error) else ""
+        reason = extra("files").in_words(error)
+        reason = f"{reason}; " if reason else ""
         raise type(error)(f"{trainer.task}: {reason}{kept}") from error
 
 
@@ -1681,6 +1715,7 @@ class EpochReporter:
         self.folder = Path(trainer.config.results_dir, trainer.task)
         self.data = data
         self.parts = {split: data.split(split, limit=2000) for split in ("train", "val")}
+        self.warnings = set()  # each is given once
 
     def finish_epoch(self, row):
         """Complete and log the row of an epoch that has just ended; returns it as a line."""
@@ -1700,9 +1735,12 @@ class EpochReporter:
             save_checkpoint(state, self.folder / "best.pt")
         save_checkpoint(state, self.folder / "last.pt")
         trainer.saved_epoch = trainer.epoch
+        self.warn(extra("advice").on_discriminator(trainer.history))
         self.write_metrics()
         with drawing.attempt("the samples"):
-            self.write_samples()
+            images = self.write_samples()
+            if trainer.epoch >= 10:  # at first all are grey
+                self.warn(extra("advice").on_samples(images, self.some_real_images()))
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
             with drawing.attempt("the training"):
                 plot_training(trainer, self.folder)
@@ -1745,12 +1783,27 @@ class EpochReporter:
         extra("files").save_table([columns, *rows], self.folder / "metrics.csv")
 
     def write_samples(self):
-        """samples/epoch_NNNN.png: images from the same noise at every epoch."""
+        """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""
         drawing = extra("drawing")
         generator = self.trainer.averages["generator"].module
         images = sample(generator, latents(64, generator, self.trainer.config.seed))
         path = self.folder / f"samples/epoch_{self.trainer.epoch:04d}.png"
         drawing.write_image(path, drawing.grid(images), f"epoch {self.trainer.epoch}, fixed noise")
+        return images
+
+    def some_real_images(self):
+        """64 training images at most, uint8 numpy (N, S, S, C)."""
+        count = len(self.parts["train"])
+        return self.parts["train"].uint8(slice(0, count, math.ceil(count / 64)))
+
+    def warn(self, message):
+        """Print a warning the first time that it is given; message: a line, or None for none."""
+        if message is None:
+            return
+        kind = message[:20]  # the numbers further on change
+        if kind not in self.warnings:
+            self.warnings.add(kind)
+            print_warning(message)
 
     def describe(self, row):
         """An epoch in a line."""
@@ -1769,8 +1822,12 @@ def warn_of_trained_on(who, trained_on, data):
     """Say so if images that weights were trained on, a set of names, are now in val or test."""
     held_out = trained_on & set(data.split("val", "test").sources())
     if held_out:
-        message = f"{who} was trained on {len(held_out)} images that are now in val or test"
-        print(f"warning: {message}", file=sys.stderr)
+        print_warning(f"{who} was trained on {len(held_out)} images that are now in val or test")
+
+
+def print_warning(message):
+    """Print a line that helps, above the bar if there is one."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 # ======================================== save and load ========================================
@@ -1818,7 +1875,8 @@ def read_state(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; --task gan or mtd writes one") from error
+        hint = extra("crops").hint_at_name(str(path))
+        raise UsageError(f"{path}: no such file{hint}; --task gan or mtd writes one") from error
     except Exception as error:  # torch raises many kinds for files that are damaged or unsafe
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
@@ -1866,7 +1924,7 @@ def check_state(state):
     checks = extra("checkpoints")
     missing = STATE_KEYS - set(state)
     checks.require(not missing, f"it lacks {', '.join(sorted(missing))}")
-    checks.check_values(state, len(StepMetrics._fields))
+    checks.check_values(state, StepMetrics._fields)
     config = Config(**state["config"])
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
@@ -2411,6 +2469,9 @@ def report_generator(folder, config, data, checkpoint):
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
     task = checkpoint.state["task"]
     print(f"{task}: {GENERATED} generated cells, real {counts}: {text}")
+    low_recall = extra("advice").on_recall(numbers["recall"])
+    if low_recall:
+        print_warning(low_recall)
 
     with drawing.attempt("generated beside real cells"):
         images = sample(generator, latents(32, generator, config.seed + 1))
@@ -2438,6 +2499,8 @@ def report_mtd(folder, config, data, checkpoint):
             f"mtd: {split} n {found['n']}, accuracy {found['accuracy']:.3g}, balanced accuracy "
             f"{found['balanced_accuracy']:.3g}, standard error {found['standard_error']:.3g}"
         )
+        for message in extra("advice").on_supports(split, found["per_class"]):
+            print_warning(message)
     about = {"best_epoch": checkpoint.state["epoch"]}
     extra("files").save_text(json.dumps(about | scores, indent=1), folder / "scores.json")
     with drawing.attempt("the scores"):
@@ -2583,7 +2646,8 @@ def train_and_report(task, config, data):
         return
     with held(last_checkpoint(config, task).parent):
         trainer, folder = train(task, config, data)
-        report_run(trainer, folder, data)
+        with saying_what_is_kept(trainer, trainer.epoch):
+            report_run(trainer, folder, data)
 
 
 @contextlib.contextmanager
@@ -2607,8 +2671,10 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError for a wrong command line."""
         unknown = message.partition("unrecognized arguments: ")[2]
         name = unknown.partition(" ")[0].partition("=")[0]
-        near = difflib.get_close_matches(name, self._option_string_actions, 1)
-        mend = f"did you mean {near[0]}?" if near else "see --help"
+        flags = list(self._option_string_actions)
+        near = [flag for flag in flags if name and flag.startswith(f"{name}_")]  # --lr: both rates
+        near = near or difflib.get_close_matches(name, flags, 1)
+        mend = f"did you mean {' or '.join(near)}?" if near else "see --help"
         raise UsageError(f"{message}; {mend}")
 
 
@@ -2651,13 +2717,38 @@ def config_from(arguments):
     return Config(**{**recipe, **given})
 
 
+def check_output_folders(config):
+    """Raise UsageError unless files can be written where a config sends them."""
+    names = ["results_dir"]
+    if config.task in ("gan", "mtd", "all"):
+        names.append("save_dir")
+    for name in names:
+        folder = getattr(config, name)
+        try:
+            extra("files").try_writing(folder)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--{name} {folder}: cannot be written to ({error})") from error
+
+
+def check_torchrun():
+    """Raise UsageError if the environment says that torchrun is at work, but lacks its parts."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in os.environ]
+    if "LOCAL_RANK" in os.environ and missing:
+        raise UsageError(
+            f"LOCAL_RANK is set, but not {', '.join(missing)}; start it with torchrun, or unset it"
+        )
+
+
 def run(arguments):
     """Do what a command line says."""
     config = config_from(arguments)
     if config.summary:
         print_layers(config)
         return
+    check_output_folders(config)
     device = pick_device(config.device)
+    check_torchrun()
     with extra("processes").process_group(device):
         rank, world = processes()
         if rank > 0:  # the first process fills the cache, then the others find it there
@@ -2683,7 +2774,7 @@ def main(work, arguments):
         print("error:", *str(error).split(), file=sys.stderr)
         return 2
     except (RuntimeError, OSError, MemoryError) as error:
-        print("failed:", *str(error).split(), file=sys.stderr)
+        print("failed:", *extra("files").in_words(error).split(), file=sys.stderr)
         return 1
     except signals.Stopped as stopped:
         print("\nstopped", *stopped.args[1:], file=sys.stderr)

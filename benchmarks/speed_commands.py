@@ -61,7 +61,7 @@ def repeat_demo(source, target, times):
 
 def measure_start(folder, flags):
     """{"cells": seconds to the end of the first step, cold and warm, and memory}."""
-    demo = crops.demo_folder(folder / "demo_data")
+    demo = crops.demo_folder(folder)
     repeats = 1 if flags.smoke else 5
     imports = [timed("-c", "import torch, cv2, tqdm").seconds for _ in range(repeats)]
     imports = statistics.median(imports)
@@ -86,7 +86,7 @@ def measure_start(folder, flags):
 
 def measure_answer(folder, flags):
     """Seconds of test.py on one image, of importing torch, and the ratio of both."""
-    image = crops.demo_folder(folder / "demo_data") / "images" / "demo_000.png"
+    image = crops.demo_folder(folder) / "images" / "demo_000.png"
     weights = ROOT / "saved_models" / "mtd.pt"
     repeats = 1 if flags.smoke else 9
     answers = []

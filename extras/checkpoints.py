@@ -29,10 +29,10 @@ def is_count(value):
     return type(value) is int and 0 <= value <= MOST_STEPS
 
 
-def check_values(state, metric_count):
+def check_values(state, metrics):
     """Check everything in a checkpoint that is no network and no optimiser.
 
-    metric_count: how many numbers a step leaves in the traces.
+    metrics: the names of the numbers that a step leaves in the traces.
     """
     task = state["task"]
     require(type(task) is str and task in ("gan", "mtd"), "its task is neither gan nor mtd")
@@ -48,8 +48,11 @@ def check_values(state, metric_count):
     require(is_count(state["epoch"]) and is_count(state["step"]), "epoch or step is no count")
     best = state["best"]
     require(type(best) is float and not math.isnan(best), "best is no number")
-    check_history(state["history"], state["epoch"])
-    traces = torch.empty(state["step"], metric_count, device="meta")
+    columns = {"epoch", *metrics}
+    if task == "mtd":
+        columns.add("val_balanced_accuracy")
+    check_history(state["history"], state["epoch"], columns)
+    traces = torch.empty(state["step"], len(metrics), device="meta")
     check_tensor(state["traces"], traces, "traces")
     check_tensor(state["strength"], torch.empty((), device="meta"), "strength")
     require(0 <= state["strength"] <= 1, "strength is not in [0, 1]")
@@ -61,11 +64,12 @@ def check_names(names, what, most):
     require(all(type(name) is str for name in names), f"{what} has a name that is no text")
 
 
-def check_history(history, epoch):
-    """Check the rows of numbers, one an epoch at most."""
+def check_history(history, epoch, columns):
+    """Check the rows of numbers, one an epoch at most, each with these columns and maybe others."""
     require(type(history) is list and len(history) <= epoch, "history is of more epochs")
     for row in history:
         require(type(row) is dict, "a row of history is no dict")
+        require(columns <= set(row), "a row of history lacks a number")
         for name, value in row.items():
             is_number = type(value) in (int, float)
             require(type(name) is str and is_number, "history has what is no number")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from extras import archives, images
@@ -73,7 +74,7 @@ def read_image(path, channels=3, depth=None, upright=False):
     try:
         pixels = images.read_pixels(path, channels, depth, upright)
     except FileNotFoundError as error:
-        raise DataError("no such file") from error
+        raise DataError(f"no such file{hint_at_name(str(path))}") from error
     except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
         raise DataError("not a readable image; give a PNG, JPEG, TIFF, BMP or WebP file") from error
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -282,8 +283,9 @@ def write_images(path, crops, settings, folder):
 @contextlib.contextmanager
 def atomic_folder(target):
     """A folder to write into; it takes the name `target` when the block ends well, else it goes."""
-    building = target.with_name(f"{target.name}.{os.getpid()}.part")
-    building.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f"{target.name}.part")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
     try:
         yield building
         shutil.rmtree(target, ignore_errors=True)
@@ -292,8 +294,8 @@ def atomic_folder(target):
         shutil.rmtree(building, ignore_errors=True)
 
 
-def open_data_path(data_path, cache):
-    """The folder of a data path; a zip, or a folder of zips, is unpacked once into `cache`.
+def open_data_path(data_path, results):
+    """The folder of a data path; a zip, or a folder of zips, is unpacked once into results/cache.
 
     Raises DataError.
     """
@@ -304,12 +306,12 @@ def open_data_path(data_path, cache):
     except (OSError, RuntimeError):  # a name that is too long, the home of nobody
         is_folder = exists = False
     if not exists:
-        raise DataError("no such folder or zip")
+        raise DataError(f"no such folder or zip{hint_at_name(data_path)}")
     zips = archives.zips_in(path) if is_folder else [path]
     if not zips:
         return path
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in zips]
-    target = cache / f"zip-{short_hash(stats)}"
+    target = results / "cache" / f"zip-{short_hash(stats)}"
     if not target.exists():
         try:
             with atomic_folder(target) as building:
@@ -319,13 +321,23 @@ def open_data_path(data_path, cache):
     return target
 
 
+def hint_at_name(name):
+    """Why a name may be of no file, as the end of a message: an address, or a pattern."""
+    if "://" in name:
+        return "; an address has to be downloaded first"
+    if any(sign in name for sign in "*?["):
+        return "; a pattern is not looked up, give the folder"
+    return ""
+
+
 def short_hash(values):
     """Sixteen characters that stand for plain values."""
     return hashlib.sha1(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def demo_folder(target):
-    """The folder `target` with the demo set, drawn there the first time."""
+def demo_folder(results):
+    """The folder with the demo set, drawn in the folder `results` the first time."""
+    target = results / "demo_data"
     if not target.exists():
         with atomic_folder(target) as building:
             write_demo_set(building)
@@ -335,18 +347,30 @@ def demo_folder(target):
 def load_crops(data_path, results, readers, settings):
     """(images uint8 (N, S, S, C), Index) of a data path, from the cache if nothing has changed.
 
-    data_path: "" is the demo set. results: the folder that holds the cache. The images are
-    memory-mapped: what is written into them stays in memory. Raises DataError.
+    data_path: "" is the demo set. results: the folder that holds the cache; of several processes
+    one reads the data, and the others wait. The images are memory-mapped: what is written into
+    them stays in memory. Raises DataError.
     """
-    if data_path:
-        root = open_data_path(data_path, results / "cache")
-    else:
-        root = demo_folder(results / "demo_data")
-    folder = DataFolder(root, data_path)
-    identity = [CACHE_VERSION, str(root.resolve()), folder.stats, settings._asdict()]
-    cache = results / "cache" / short_hash(identity)
-    if not cache.exists():
-        build_cache(folder, cache, readers, settings)
-    index = Index(**json.loads((cache / "index.json").read_text()))
+    cache = results / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "lock"):
+        for left_by_a_kill in (*results.glob("*.part"), *cache.glob("*.part")):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        root = open_data_path(data_path, results) if data_path else demo_folder(results)
+        folder = DataFolder(root, data_path)
+        identity = [CACHE_VERSION, str(root.resolve()), folder.stats, settings._asdict()]
+        crops = cache / short_hash(identity)
+        if not crops.exists():
+            build_cache(folder, crops, readers, settings)
+        try:
+            return read_cache(crops)
+        except (OSError, ValueError, TypeError):  # cut off, or not written by this script
+            build_cache(folder, crops, readers, settings)
+            return read_cache(crops)
+
+
+def read_cache(folder):
+    """(images, Index) that build_cache has written. Raises OSError, ValueError or TypeError."""
+    index = Index(**json.loads((folder / "index.json").read_text()))
     copy_on_write = "c"  # torch wants a writable array; the file stays as it is
-    return np.load(cache / "images.npy", mmap_mode=copy_on_write), index
+    return np.load(folder / "images.npy", mmap_mode=copy_on_write), index

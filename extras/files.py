@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import errno
 import io
+import tempfile
 from pathlib import Path
 
 
@@ -25,7 +27,7 @@ def replacing(path):
 def save_text(text, path):
     """Write a text file."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def save_table(rows, path):
@@ -33,3 +35,17 @@ def save_table(rows, path):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     save_text(text.getvalue(), path)
+
+
+def try_writing(folder):
+    """Make a folder if need be, and write a file that is gone at once. Raises OSError."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"a file")
+
+
+def in_words(error):
+    """What an OSError or another exception says, with a full disk called that."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error})"
+    return str(error)

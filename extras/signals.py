@@ -17,9 +17,13 @@ def stop(number, frame):
 
 
 def stopping_signals():
-    """The signals that ask to stop, as far as this system has them."""
+    """The signals that ask to stop, as far as this system has them and they are not ignored.
+
+    nohup ignores HUP, and a shell INT for what it runs in the background: that stays so.
+    """
     names = ("SIGINT", "SIGTERM", "SIGHUP")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def run_experiments(data_path, out, quick):
     """
     runs = folder_of_runs(data_path, out, quick)
     try:  # what is wrong with it is said before training
-        crops.open_data_path(data_path, runs / "cache")
+        crops.open_data_path(data_path, runs)
     except DataError as error:
         raise malaria.UsageError(f"--data_path {data_path}: {error}") from error
     train("gan", data_path, runs)

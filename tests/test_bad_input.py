@@ -357,7 +357,7 @@ def test_the_script_without_extras_asks_for_them(tmp_path, monkeypatch, capsys):
     assert alone.main(alone.run, []) == 2
     errors = capsys.readouterr().err
     assert errors == (
-        "error: extras/demo_set.py is not beside this script; copy the folder extras/ too\n"
+        "error: extras/signals.py is not beside this script; copy the folder extras/ too\n"
     )
 
 
@@ -368,3 +368,71 @@ def test_test_py_without_the_script_asks_for_it(tmp_path, monkeypatch, capsys):
         load_program(shutil.copy(ROOT / "test.py", "test.py"))
     errors = capsys.readouterr().err
     assert errors.startswith("error: no script ROLLNUMBER_05.py beside test.py")
+
+
+# Words that fit
+
+
+def complaint(run_script, cwd, *flags):
+    """The one line in which a command line is refused."""
+    done = run_script(*flags, cwd=cwd)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_an_address_is_not_a_folder(run_script, tmp_path):
+    """The mend is to download it."""
+    said = complaint(run_script, tmp_path, "--data_path", "https://host/cells.zip")
+    assert "an address has to be downloaded first" in said
+
+
+def test_a_pattern_is_not_looked_up(run_script, tmp_path):
+    """The mend is to give the folder."""
+    assert "give the folder" in complaint(run_script, tmp_path, "--data_path", "cells/*.png")
+
+
+def test_an_address_of_weights(run_tester, tmp_path):
+    """In test.py too."""
+    flags = ("--model", "gan", "--weights", "https://host/gan.pt")
+    assert "downloaded first" in complaint(run_tester, tmp_path, *flags)
+
+
+def test_one_learning_rate_is_explained_by_both(run_script, tmp_path):
+    """--lr is what users type first."""
+    said = complaint(run_script, tmp_path, "--lr", "0.001")
+    assert "--lr_g" in said
+    assert "--lr_d" in said
+
+
+@pytest.mark.parametrize("name", ["batch_size", "min_steps", "epochs"])
+def test_absurd_numbers_have_an_upper_end(run_script, tmp_path, name):
+    """It is said."""
+    said = complaint(run_script, tmp_path, f"--{name}", "1000000000")
+    assert f"--{name} 1000000000 is out of range" in said
+
+
+@pytest.mark.parametrize("name", ["results_dir", "save_dir"])
+def test_an_output_folder_that_is_a_file(run_script, tmp_path, name):
+    """It is found before anything is read or trained."""
+    (tmp_path / "file").write_text("a file")
+    said = complaint(run_script, tmp_path, "--task", "gan", f"--{name}", "file")
+    assert f"--{name} file: cannot be written to" in said
+
+
+def test_the_environment_of_torchrun_in_part(run_script, tmp_path, monkeypatch):
+    """It is named, not a traceback of torch."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "LOCAL_RANK is set, but not RANK" in complaint(run_script, tmp_path, "--task", "data")
+
+
+def test_a_library_that_does_not_load(monkeypatch):
+    """As OpenCV without libGL."""
+
+    def fail(name):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(malaria.importlib, "import_module", fail)
+    malaria.extra.cache_clear()
+    with pytest.raises(malaria.UsageError, match=r"libGL.so.1.*requirements.txt"):
+        malaria.extra("crops")
