@@ -250,6 +250,9 @@ class Config:
     measure_every: int = flag(
         10, "output", "epochs between measurements of the generated cells", low=1, changeable=True
     )
+    tensorboard: bool = flag(
+        False, "output", "write TensorBoard events too (pip install tensorboard)", changeable=True
+    )
     json: bool = flag(
         False, "output", "with --task data: print one JSON object, nothing else", changeable=True
     )
@@ -1562,7 +1565,7 @@ NEEDED_LATER = (
 )
 
 
-def check_packages():
+def check_packages(config):
     """Raise UsageError if a module that is needed only after the training cannot be imported."""
     for name in NEEDED_LATER:
         try:
@@ -1573,6 +1576,12 @@ def check_packages():
             raise UsageError(
                 f"the package {package} does not import ({reason}); pip install -r requirements.txt"
             ) from error
+    if config.tensorboard:
+        tensorboard = extra("tensorboard")
+        try:
+            tensorboard.writer_class()
+        except tensorboard.MissingPackageError as error:
+            raise UsageError(str(error)) from error
 
 
 def restore(trainer, config, epochs):
@@ -1616,7 +1625,7 @@ def train(task, config, data):
     Returns the Trainer and its folder. Raises UsageError, or RuntimeError with what was kept.
     """
     check_trainable(task, data)
-    check_packages()
+    check_packages(config)
     trainer = Trainer(task, config, data.classes, data.device)
     epochs = config.epochs or (EPOCHS[task] if config.data_path else DEMO_EPOCHS)
     restore(trainer, config, epochs)
@@ -1626,7 +1635,8 @@ def train(task, config, data):
         if resume_path(config, task) != last_checkpoint(config, task):
             move_aside(folder)
             trainer.saved_epoch = 0
-        write_about(folder, trainer, data)
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        write_about(folder, task, trainer.config, data)
         warn_of_trained_on(task, trainer.trained_on, data)
     run_epochs(trainer, data, epochs)
     return trainer, folder
@@ -1641,20 +1651,22 @@ def move_aside(folder):
 
 def command_of(task, config):
     """The command line that repeats a run."""
-    parts = [f"--task {task}"]
+    program = Path(__file__).name
+    world_size = processes()[1]
+    start = f"torchrun --nproc_per_node={world_size}" if world_size > 1 else "python"
+    parts = [start, program, f"--task {task}"]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if value != field.default and field.name not in ("task", "resume", "recipe"):
             parts.append(as_flag(field.name, value))
-    return " ".join(["python", Path(__file__).name, *parts])
+    return " ".join(parts)
 
 
-def write_about(folder, trainer, data):
+def write_about(folder, task, config, data):
     """Write config.json into a run's folder: what is run, on what."""
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
     about = {
-        "command": command_of(trainer.task, trainer.config),
-        "config": vars(trainer.config),
+        "command": command_of(task, config),
+        "config": vars(config),
         **extra("run_folder").environment(data.device),
         "processes": processes()[1],
         "layout": data.index.layout,
@@ -1671,7 +1683,11 @@ def run_epochs(trainer, data, epochs):
     trainer.trained_on.update(cells.sources())
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
     images = steps * config.batch_size * world
-    reporter = EpochReporter(trainer, data) if rank == 0 else None
+    reporter = None
+    if rank == 0:
+        reporter = EpochReporter(trainer, data)
+        if config.tensorboard:
+            reporter.events = extra("tensorboard").Events(reporter.folder, trainer.epoch)
     no_bar = True if rank > 0 else None  # None: only if there is no terminal
     bar = tqdm(
         total=images * epochs,
@@ -1716,6 +1732,7 @@ class EpochReporter:
         self.data = data
         self.parts = {split: data.split(split, limit=2000) for split in ("train", "val")}
         self.warnings = set()  # each is given once
+        self.events = None  # for TensorBoard
 
     def finish_epoch(self, row):
         """Complete and log the row of an epoch that has just ended; returns it as a line."""
@@ -1737,6 +1754,8 @@ class EpochReporter:
         trainer.saved_epoch = trainer.epoch
         self.warn(extra("advice").on_discriminator(trainer.history))
         self.write_metrics()
+        if self.events:
+            self.events.write(row)
         with drawing.attempt("the samples"):
             images = self.write_samples()
             if trainer.epoch >= 10:  # at first all are grey
@@ -2417,6 +2436,14 @@ def write_data_sheet(folder, data):
     extra("files").save_table(rows, folder / "skipped.csv")
 
 
+def write_pages(folder):
+    """index.html of a run's folder, and of the folder above it, which compares runs."""
+    page = extra("page")
+    with extra("drawing").attempt("index.html"):
+        page.write_page(folder)
+        page.write_comparison(folder.parent)
+
+
 def report_run(trainer, folder, data):
     """Hand over the weights of a trained task, then score them, then draw the run."""
     drawing = extra("drawing")
@@ -2440,6 +2467,7 @@ def report_run(trainer, folder, data):
     with drawing.attempt("samples.gif"):
         EpochReporter(trainer, data).write_samples()  # the last may have been cut off by a kill
         more_plots.write_animation(folder / "samples")
+    write_pages(folder)
     print(f"{task}: results in {folder}, weights in {place}")
 
 
@@ -2542,6 +2570,8 @@ def run_gradcam(config, data):
     warn_of_trained_on(weights, set(checkpoint.state["trained_on"]), data)
     folder = Path(config.results_dir, "gradcam")
     plot_gradcam(folder, checkpoint, test, config.seed)
+    write_about(folder, "gradcam", dataclasses.replace(config, weights=str(weights)), data)
+    write_pages(folder)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 
@@ -2575,12 +2605,15 @@ def compare(config):
             drawing.draw_trace(axis, traces_before[:, column], drawing.COLOURS[0], "DCGAN", start)
             drawing.draw_trace(axis, traces_after[:, column], drawing.COLOURS[1], "with the head")
             axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
+    write_pages(folder)
     print(f"all: before and after the head in {folder}")
 
 
 def report_data(config, data):
     """What --task data says and draws."""
-    write_data_sheet(Path(config.results_dir, "data"), data)
+    folder = Path(config.results_dir, "data")
+    write_data_sheet(folder, data)
+    write_pages(folder)
     if not config.json:
         print(data.table())
         return
