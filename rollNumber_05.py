@@ -154,6 +154,12 @@ class Config:
     d_width: int = flag(
         128, "networks", "channels of D at 4x4, halved towards the image", low=8, high=4096
     )
+    d_norm: str = flag(
+        "auto",
+        "networks",
+        "what D normalises its feature maps by; auto: batch, none with wgan-gp",
+        lambda: ("auto", *NORMS),
+    )
     smooth: bool = flag(
         True, "networks", "blur G's maps after each transposed convolution: no checkerboards"
     )
@@ -171,6 +177,9 @@ class Config:
     )
 
     loss: str = flag("bce", "losses", "adversarial loss, on logits", lambda: LOSSES)
+    feature_matching: float = flag(
+        0.0, "losses", "W in J(G) + W * distance of D's mean features of real and generated", low=0
+    )
     class_weight: float = flag(10.0, "losses", "mtd: W in J(D) + W * J(C)", low=0)
     label_smoothing: float = flag(0.1, "losses", "label smoothing of J(C)", low=0, high=0.5)
     fresh_noise: bool = flag(
@@ -216,6 +225,9 @@ class Config:
         0.999, "training", "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999
     )
     beta2_d: float = flag(0.999, "training", "the same of D", low=0, high=0.99999)
+    d_steps: int = flag(
+        0, "training", "steps of D for one of G; 0: 5 with wgan-gp, else 1", low=0, high=100
+    )
     adversarial_every: int = flag(
         0, "training", "mtd: J(D) at each Nth step; 0: 16 on a DCGAN but the demo's, else 1", low=0
     )
@@ -260,6 +272,11 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check_flag(field, getattr(self, field.name))
+        if self.loss == "wgan-gp" and self.d_norm == "batch":
+            raise UsageError(
+                "--d_norm batch: the penalty of wgan-gp is of each image, batch norm mixes them; "
+                "give --d_norm instance or none"
+            )
 
 
 def flags_that_read_data():
@@ -707,7 +724,7 @@ def initialise(module):
     """Weights N(0, 0.02), batch-norm scales N(1, 0.02), biases 0 (Radford et al. 2016, sec. 4)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         mean = 0.0
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d)):
         mean = 1.0
     else:
         return
@@ -794,13 +811,20 @@ class DiscriminatorOutput(NamedTuple):
     class_logits: Tensor | None = None
 
 
+NORMS = {
+    "batch": nn.BatchNorm2d,  # Radford et al. 2016, sec. 3
+    "instance": functools.partial(nn.InstanceNorm2d, affine=True),  # Ulyanov et al. 2016
+    "none": nn.Identity,
+}
+
+
 class Discriminator(nn.Module):
     """Image to real/fake logit: stride-2 convolutions, LeakyReLU 0.2, batch norm but on the first.
 
-    Radford et al. 2016, sec. 3.
+    Radford et al. 2016, sec. 3. norm: of NORMS, instead of batch norm.
     """
 
-    def __init__(self, *, image_size=64, channels=3, width=128):
+    def __init__(self, *, image_size=64, channels=3, width=128, norm="batch"):
         super().__init__()
         plan = layer_plan(image_size, width)[::-1]
         side, c_out = plan[0]
@@ -810,8 +834,8 @@ class Discriminator(nn.Module):
         ]
         for (large, c_in), (small, c_out) in zip(plan, plan[1:], strict=False):
             blocks += [
-                nn.Conv2d(c_in, c_out, kernel_size(small, large), 2, 1, bias=False),
-                nn.BatchNorm2d(c_out),  # (B, c_out, small, small)
+                nn.Conv2d(c_in, c_out, kernel_size(small, large), 2, 1, bias=norm == "none"),
+                NORMS[norm](c_out),  # (B, c_out, small, small)
                 nn.LeakyReLU(0.2),
             ]
         self.features = nn.Sequential(*blocks)  # (B, width, 4, 4)
@@ -839,8 +863,9 @@ class MultiTaskDiscriminator(Discriminator):
         image_size=64,
         channels=3,
         width=128,
+        norm="batch",
     ):
-        super().__init__(image_size=image_size, channels=channels, width=width)
+        super().__init__(image_size=image_size, channels=channels, width=width, norm=norm)
         self.label_kind = MultiLabel if multi_label else SingleLabel
         self.embed = nn.Sequential(
             nn.Flatten(),
@@ -877,10 +902,14 @@ def build_networks(task, settings, num_classes):
         width=settings["g_width"],
         smooth=settings["smooth"],
     )
+    norm = settings["d_norm"]
+    if norm == "auto":
+        norm = LOSSES[settings["loss"]].norm
     if task == "gan":
-        return generator, Discriminator(**image, width=settings["d_width"])
+        return generator, Discriminator(**image, width=settings["d_width"], norm=norm)
     mtd = MultiTaskDiscriminator(
         **image,
+        norm=norm,
         num_classes=num_classes,
         multi_label=LABEL_KINDS[settings["view"]] is MultiLabel,
         head_width=settings["head_width"],
@@ -944,22 +973,94 @@ def lsgan_generator_loss(fake_logits):
     return (fake_logits - 1).square().mean()
 
 
+def hinge_discriminator_loss(real_logits, fake_logits):
+    """J(D) = E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (Lim and Ye 2017, "Geometric GAN")."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def wasserstein_discriminator_loss(real_logits, fake_logits):
+    """J(D) = E[D(G(z))] - E[D(x)], of a critic (Arjovsky et al. 2017, algorithm 1)."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def critic_generator_loss(fake_logits):
+    """J(G) = -E[D(G(z))], of the hinge and the Wasserstein loss."""
+    return -fake_logits.mean()
+
+
+def gradient_penalty(discriminator, real, fake):
+    """E[(|grad D(x)| - 1)^2] at random points x between real and fake images.
+
+    Gulrajani et al. 2017, eq. 3. real, fake: (B, C, S, S).
+    """
+    share = torch.rand(len(real), 1, 1, 1, device=real.device)
+    between = torch.lerp(real, fake, share).requires_grad_(True)
+    scores = discriminator(between).real_logits
+    (gradients,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+    return (gradients.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def feature_distance(real_maps, fake_maps):
+    """|E f(x) - E f(G(z))|^2, feature matching (Salimans et al. 2016, sec. 3.1).
+
+    Both: D's feature maps (B, c, h, w).
+    """
+    return (real_maps.mean(0) - fake_maps.mean(0)).square().sum()
+
+
 class AdversarialLoss(NamedTuple):
-    """J(D) of real and fake logits, J(G) of fake logits, and how real a logit says an image is."""
+    """An adversarial loss, and what goes with it.
+
+    discriminator, generator: J(D) of real and fake logits, and J(G) of fake logits; unit: theirs.
+    real_probability: logits -> how real an image is, in [0, 1]; None for a critic, which says more
+    or less, not how probable. boundary: the logit at which D is undecided, None if there is none.
+    penalty_weight: of gradient_penalty in J(D). norm, d_steps: what --d_norm auto and --d_steps 0
+    stand for.
+    """
 
     discriminator: Callable
     generator: Callable
-    real_probability: Callable  # logits -> [0, 1], 1/2 where D is undecided: for ADA and plots
     unit: str
+    real_probability: Callable | None = None
+    boundary: float | None = None
+    penalty_weight: float = 0.0
+    norm: str = "batch"
+    d_steps: int = 1
+
+    def answers(self, logits):
+        """What is shown of D: probabilities of real, or, of a critic, its logits."""
+        return logits if self.real_probability is None else self.real_probability(logits)
+
+    def scale(self):
+        """What these answers mean, in words."""
+        return "higher is more real" if self.real_probability is None else "0 fake, 1 real"
 
 
 LOSSES = {
-    "bce": AdversarialLoss(bce_discriminator_loss, bce_generator_loss, torch.sigmoid, "nats"),
+    "bce": AdversarialLoss(
+        bce_discriminator_loss,
+        bce_generator_loss,
+        unit="nats",
+        real_probability=torch.sigmoid,
+        boundary=0.0,
+    ),
     "lsgan": AdversarialLoss(
         lsgan_discriminator_loss,
         lsgan_generator_loss,
-        functools.partial(torch.clamp, min=0, max=1),
-        "squared error",
+        unit="squared error",
+        real_probability=functools.partial(torch.clamp, min=0, max=1),
+        boundary=0.5,
+    ),
+    "hinge": AdversarialLoss(
+        hinge_discriminator_loss, critic_generator_loss, unit="margin", boundary=0.0
+    ),
+    "wgan-gp": AdversarialLoss(
+        wasserstein_discriminator_loss,
+        critic_generator_loss,
+        unit="critic's units",
+        penalty_weight=10.0,
+        norm="none",
+        d_steps=5,
     ),
 }
 
@@ -994,15 +1095,20 @@ def discriminator_step(
     label_loss: J(C) of class logits and labels.
     Returns DiscriminatorStep(loss_d, loss_c, real_logits, fake_logits).
     """
+    adversarial_loss = LOSSES[loss]
+    fake = fake.detach()  # no gradient reaches G
     # Real and fake go through D apart: in one batch, batch norm would mix their statistics.
     real_output = discriminator(real)
     class_logits = real_output.class_logits
     if head_images is not None:
         class_logits = discriminator(head_images).class_logits
     with frozen_statistics(discriminator):  # its averages are of real images, as in evaluation
-        fake_output = discriminator(fake.detach())  # no gradient reaches G
+        fake_output = discriminator(fake)
 
-    loss_d = LOSSES[loss].discriminator(real_output.real_logits, fake_output.real_logits)
+    loss_d = adversarial_loss.discriminator(real_output.real_logits, fake_output.real_logits)
+    if adversarial_loss.penalty_weight:
+        penalty = gradient_penalty(discriminator, real, fake)
+        loss_d = loss_d + adversarial_loss.penalty_weight * penalty
     loss_c = torch.zeros_like(loss_d)
     if labels is not None:
         loss_c = label_loss(class_logits, labels)
@@ -1019,12 +1125,21 @@ def discriminator_step(
 
 
 def generator_step(
-    discriminator, optimizer, fake, *, loss="bce", label_loss=SingleLabel.loss, labels=None
+    discriminator,
+    optimizer,
+    fake,
+    *,
+    loss="bce",
+    label_loss=SingleLabel.loss,
+    labels=None,
+    real=None,
+    feature_matching=0.0,
 ):
     """Update G once through the D just updated: min J(G), with labels min J(G) + J(C).
 
     fake: G's images (B, C, S, S), which carry its graph; labels: the classes that G was to draw
-    (Odena et al. 2017, sec. 3). Returns J(G), detached.
+    (Odena et al. 2017, sec. 3). real: images for feature matching, whose weight is given.
+    Returns J(G), detached.
     """
     discriminator.requires_grad_(False)  # its gradients are not needed here
     with frozen_statistics(discriminator):
@@ -1033,7 +1148,12 @@ def generator_step(
     loss_g = LOSSES[loss].generator(output.real_logits)
     total = loss_g
     if labels is not None:
-        total = loss_g + label_loss(output.class_logits, labels)
+        total = total + label_loss(output.class_logits, labels)
+    if feature_matching:
+        with frozen_statistics(discriminator):
+            real_maps = discriminator.features(real)
+            fake_maps = discriminator.features(fake)
+        total = total + feature_matching * feature_distance(real_maps, fake_maps)
 
     optimizer.zero_grad()
     total.backward()
@@ -1063,7 +1183,10 @@ def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.lo
 
 
 class StepMetrics(NamedTuple):
-    """The numbers of a step as 0-d tensors: losses, and D's mean probability of real."""
+    """The numbers of a step as 0-d tensors: losses, and D's mean answers about both kinds.
+
+    Of a step that leaves a network as it is, its loss is that of the step before.
+    """
 
     loss_d: Tensor
     loss_c: Tensor
@@ -1081,11 +1204,12 @@ class StepData(NamedTuple):
 
     adversarial: real images against fake ones, None if this step is on J(C) alone.
     head: labelled images of J(C), None for a gan; the same object as `adversarial` if one batch
-    serves both.
+    serves both. trains_generator: whether G learns too, as at every --d_steps adversarial steps.
     """
 
     adversarial: Batch | None
     head: Batch | None
+    trains_generator: bool = True
 
 
 def adam(parameters, lr, beta1, beta2):
@@ -1205,9 +1329,11 @@ class Trainer:
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        # The interval is settled at the start; a run that is resumed keeps it.
+        # Intervals are settled at the start; a run that is resumed keeps them.
         self.config = dataclasses.replace(
-            config, adversarial_every=adversarial_interval(task, config)
+            config,
+            adversarial_every=adversarial_interval(task, config),
+            d_steps=config.d_steps or LOSSES[config.loss].d_steps,
         )
         self.classes = list(classes)
         self.device = torch.device(device)
@@ -1278,10 +1404,11 @@ class Trainer:
         """Move the average of a network that has just learnt."""
         update_average(self.averages[name], self.networks[name], self.config.ema)
 
-    def adversarial_step(self, real, head):
-        """One update of D, with its head if there is one, and one of G; returns StepMetrics.
+    def adversarial_step(self, real, head, trains_generator=True, last=None):
+        """One update of D, with its head if there is one, and one of G, if it is its turn.
 
-        real, head: as in StepData.
+        real, head, trains_generator: as in StepData. last: the StepMetrics of the step before,
+        which has J(G) of a step that leaves G as it is. Returns StepMetrics.
         """
         config = self.config
         labels = None
@@ -1292,10 +1419,10 @@ class Trainer:
                 head_images = self.augmented(head.images, HEAD_STRENGTH)
         g_labels = real.labels if config.conditional and self.task == "mtd" else None
 
-        generated = self.draw_fakes(g_labels, len(real))
+        with torch.set_grad_enabled(trains_generator):
+            generated = self.draw_fakes(g_labels, len(real))
         real_images = self.augmented(real.images, self.strength)
         fake = self.augmented(generated, self.strength)
-        self.set_rate("generator", config.lr_g)
         self.set_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
@@ -1309,26 +1436,42 @@ class Trainer:
                 class_weight=config.class_weight,
                 label_loss=self.label_loss,
             )
+        if trains_generator:
+            loss_g = self.train_generator(real_images, fake, g_labels)
+        else:
+            loss_g = last.loss_g
+        adversarial_loss = LOSSES[config.loss]
+        if config.augment and adversarial_loss.boundary is not None:
+            margins = d_step.real_logits - adversarial_loss.boundary
+            speed = len(real) / ADA_IMAGES
+            extra("augmentation").adapt_strength(self.strength, margins, speed)
+        self.average("discriminator")
+        d_real = adversarial_loss.answers(d_step.real_logits).mean()
+        d_fake = adversarial_loss.answers(d_step.fake_logits).mean()
+        return StepMetrics(d_step.loss_d, d_step.loss_c, d_real, d_fake, loss_g)
+
+    def train_generator(self, real, fake, labels):
+        """One update of G; returns J(G).
+
+        real, fake: the images of D's step; labels: of a conditional G, else None.
+        """
+        config = self.config
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
-            generated = self.draw_fakes(g_labels, len(real))
-            fake = self.augmented(generated, self.strength)
+            fake = self.augmented(self.draw_fakes(labels, len(real)), self.strength)
+        self.set_rate("generator", config.lr_g)
         with self.autocast():
             loss_g = generator_step(
                 self.networks["discriminator"],  # not parallel: its own gradients are off here
                 self.optimizers["generator"],
                 fake,
                 loss=config.loss,
-                labels=g_labels,
+                labels=labels,
                 label_loss=self.label_loss,
+                real=real,
+                feature_matching=config.feature_matching,
             )
-        real_probability = LOSSES[config.loss].real_probability
-        d_real = real_probability(d_step.real_logits)
-        d_fake = real_probability(d_step.fake_logits)
-        if config.augment:
-            extra("augmentation").adapt_strength(self.strength, d_real, len(real) / ADA_IMAGES)
         self.average("generator")
-        self.average("discriminator")
-        return StepMetrics(d_step.loss_d, d_step.loss_c, d_real.mean(), d_fake.mean(), loss_g)
+        return loss_g
 
     def head_step(self, head, last):
         """One update of the MTD on J(C) alone.
@@ -1375,6 +1518,7 @@ class Trainer:
         """Yield the StepData of one epoch for this process.
 
         A gan sees shuffled passes over the data, the head of an MTD every class equally often.
+        G learns at every --d_steps-th adversarial step, from the first of the epoch on.
         With --augment the head's images are changed more than D's, so an MTD's adversarial step
         has a batch of its own: in the data's mix of classes (for a conditional G with every class
         equally often), and half as large, for it costs the most. Without, one batch serves both.
@@ -1382,10 +1526,11 @@ class Trainer:
         config = self.config
         draws = torch.Generator().manual_seed(epoch_seed(config, self.epoch, 0))
         if self.task == "gan":
-            for batch in self.loader(
+            real_batches = self.loader(
                 data, draws, balanced=False, batches=steps, batch_size=config.batch_size
-            ):
-                yield StepData(batch, None)
+            )
+            for step, batch in enumerate(real_batches):
+                yield StepData(batch, None, trains_generator=step % config.d_steps == 0)
             return
         every = config.adversarial_every
         head_batches = self.loader(
@@ -1403,10 +1548,9 @@ class Trainer:
         for step, head in enumerate(head_batches):
             if step % every:
                 yield StepData(None, head)
-            elif config.augment:
-                yield StepData(next(real_batches), head)
-            else:
-                yield StepData(head, head)
+                continue
+            real = next(real_batches) if config.augment else head
+            yield StepData(real, head, trains_generator=step // every % config.d_steps == 0)
 
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers.
@@ -1422,7 +1566,7 @@ class Trainer:
             if batches.adversarial is None:
                 losses = self.head_step(batches.head, losses)
             else:
-                losses = self.adversarial_step(batches.adversarial, batches.head)
+                losses = self.adversarial_step(*batches, last=losses)
             traces.append(torch.stack(losses))
             self.step += 1
             bar.update(self.config.batch_size * world)
@@ -1752,7 +1896,8 @@ class EpochReporter:
             save_checkpoint(state, self.folder / "best.pt")
         save_checkpoint(state, self.folder / "last.pt")
         trainer.saved_epoch = trainer.epoch
-        self.warn(extra("advice").on_discriminator(trainer.history))
+        if LOSSES[trainer.config.loss].real_probability:
+            self.warn(extra("advice").on_discriminator(trainer.history))
         self.write_metrics()
         if self.events:
             self.events.write(row)
@@ -2033,7 +2178,7 @@ def check_unchanged(path, made_with, settings):
 
 
 class Predictions(NamedTuple):
-    """An MTD's answers as numpy: class probabilities (N, n), and, for test.py, how real (N,)."""
+    """An MTD's answers as numpy: class probabilities (N, n), and D's, how real images are (N,)."""
 
     probabilities: np.ndarray
     real: np.ndarray
@@ -2078,7 +2223,7 @@ def predict(mtd, data, loss, turned=False):
             answers = torch.stack([activation(output.class_logits) for output in outputs])
             exact = torch.stack([output.real_logits for output in outputs[:EXACT_TURNS]])
             probabilities.append(answers.mean(0))
-            real.append(LOSSES[loss].real_probability(exact).mean(0))
+            real.append(LOSSES[loss].answers(exact).mean(0))
     probabilities = torch.cat(probabilities).cpu().numpy()
     return Predictions(probabilities, torch.cat(real).cpu().numpy())
 
@@ -2238,9 +2383,10 @@ def plot_training(trainer, folder):
     traces = StepMetrics(*trainer.traces.numpy().T)
     losses = {"J(G)": traces.loss_g, "J(D)": traces.loss_d}
     scores = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
-    unit = f"loss ({LOSSES[trainer.config.loss].unit})"
+    adversarial_loss = LOSSES[trainer.config.loss]
+    unit = f"loss ({adversarial_loss.unit})"
     plot_traces(folder / "losses.png", trainer.task, unit, losses)
-    plot_traces(folder / "scores.png", trainer.task, "D: 0 fake, 1 real", scores)
+    plot_traces(folder / "scores.png", trainer.task, f"D: {adversarial_loss.scale()}", scores)
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
@@ -2401,7 +2547,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
         title = f"Grad-CAM of the likeliest class, {name} answers (test)"
         drawing.gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
     pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
-    title = "Grad-CAM of the real/fake answer (D: 0 fake, 1 real)"
+    title = f"Grad-CAM of the real/fake answer (D: {LOSSES[config['loss']].scale()})"
     drawing.gallery(folder / "gradcam_real_fake.png", title, pictures, columns)
 
 
@@ -2414,13 +2560,13 @@ def real_fake_pictures(checkpoint, test, seed, count):
     images = torch.cat([real, fake])
     kinds = ["real"] * len(real) + ["generated"] * len(fake)
     mtd = checkpoint.discriminator
-    real_probability = LOSSES[checkpoint.state["config"]["loss"]].real_probability
-    probabilities = real_probability(mtd(images).real_logits).tolist()
+    adversarial_loss = LOSSES[checkpoint.state["config"]["loss"]]
+    answers = adversarial_loss.answers(mtd(images).real_logits).tolist()
     pictures = []
     for score, meaning in ((real_score, "real"), (fake_score, "fake")):
         captions = []
-        for kind, probability in zip(kinds, probabilities, strict=True):
-            captions.append(f"{kind}, D {probability:.2f}\nwhat speaks for {meaning}")
+        for kind, answer in zip(kinds, answers, strict=True):
+            captions.append(f"{kind}, D {answer:.2f}\nwhat speaks for {meaning}")
         pictures += cam_pictures(mtd, images, score, captions)
     return pictures
 
@@ -2585,11 +2731,12 @@ def compare(config):
     traces_after = after.state["traces"].numpy()
     traces_before = before.state["traces"].numpy()[-len(traces_after) :]
     samples = {"DCGAN": before, "with the head": after}
+    scale = LOSSES[after.state["config"]["loss"]].scale()
     panels = {
         "loss_g": "J(G)",
         "loss_d": "J(D)",
-        "d_real": "D(x): 0 fake, 1 real",
-        "d_fake": "D(G(z)): 0 fake, 1 real",
+        "d_real": f"D(x): {scale}",
+        "d_fake": f"D(G(z)): {scale}",
     }
     path = folder / "before_after.png"
     with drawing.figure(path, 2, 3, size=(15, 9.5)) as (_, axes):

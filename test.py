@@ -35,7 +35,8 @@ def test(architecture, weights, sample, label=None):
     sample: for a gan noise (latent_dim,) or (N, latent_dim), an array or .npy file; returns uint8
     images (S, S, C) or (N, S, S, C). For an mtd an image file, or an array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4), RGB, of uint8, uint16 or floats in [0, 1]; returns {"label",
-    "probabilities": {class: p}, "real_probability"}. A list of them gives a list.
+    "probabilities": {class: p}, "real_probability"}. A list of them gives a list. The last is None
+    of a critic (--loss hinge or wgan-gp), whose answer is no probability.
     label: the class that a conditional generator draws; None: all in turn.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
@@ -171,13 +172,14 @@ def classify(checkpoint, images):
     data = malaria.unlabelled(images, classes, config["view"], device)
     found = malaria.predict(mtd, data, config["loss"], turned=config["augment"])
     labels = data.label_kind.answers(found.probabilities)
+    has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
     answers = []
     for label, probabilities, real in zip(labels, found.probabilities, found.real, strict=True):
         answers.append(
             {
                 "label": data.label_kind.name(label, classes),
                 "probabilities": dict(zip(classes, map(float, probabilities), strict=True)),
-                "real_probability": float(real),
+                "real_probability": float(real) if has_probability else None,
             }
         )
     return answers
@@ -231,8 +233,10 @@ def run_images(flags):
         return
     rows = [["image", "label", *checkpoint.state["classes"], "real"]]
     for prediction in predictions:
-        numbers = [*prediction["probabilities"].values(), prediction["real_probability"]]
-        rows.append([prediction["image"], prediction["label"], *(f"{p:.3f}" for p in numbers)])
+        numbers = [f"{p:.3f}" for p in prediction["probabilities"].values()]
+        real = prediction["real_probability"]
+        numbers.append("-" if real is None else f"{real:.3f}")
+        rows.append([prediction["image"], prediction["label"], *numbers])
     print(malaria.extra("text").text_table(rows))
 
 

@@ -58,11 +58,12 @@ def augment(images, strength):
     return torch.addcmul(offset, images, contrast * gain)
 
 
-def adapt_strength(strength, real_probabilities, speed):
+def adapt_strength(strength, margins, speed):
     """Adaptive discriminator augmentation: move a strength in [0, 1] in place by `speed`.
 
     Up while D holds over 80 % of real images for real, a sign of overfitting, else down: r_t
-    against 0.6 (Karras et al. 2020, sec. 3.1). real_probabilities: D's of real images (B,).
+    against 0.6 (Karras et al. 2020, sec. 3.1). margins: by how much D's answers about real images
+    are on the side of real (B,).
     """
-    overfitting = (real_probabilities - 0.5).sign().mean() - 0.6
+    overfitting = margins.sign().mean() - 0.6
     strength.add_(overfitting.sign() * speed).clamp_(0, 1)

@@ -290,7 +290,7 @@ def test_augmentation_of_strength_0_only_turns_and_flips():
 def strength_after(start, real_probabilities, speed):
     """An augmentation strength after D has said how real some real images are."""
     strength = torch.tensor(start)
-    augmentation.adapt_strength(strength, torch.tensor(real_probabilities), speed)
+    augmentation.adapt_strength(strength, torch.tensor(real_probabilities) - 0.5, speed)
     return strength.item()
 
 
