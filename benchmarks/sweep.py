@@ -9,7 +9,7 @@
 A run sees 32,000 images; "epochs" alone change that (the learning rates fall over the last ones,
 so that a longer run is not a shorter one continued). Everything not named is the script's default.
 "with the head" is the MTD from random weights, whose real against fake has half as many cells a
-step. Left in the folder --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells of
+step. The losses of WGAN-GP are in units of their own, and have an axis of their own. Left in the folder --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells of
 the averaged weights after every quarter, losses in 200 means), a strip of samples from the same
 noise for each run, sweep.png and the table.
 """
@@ -52,6 +52,14 @@ class Setting:
     rates: float = 1.0
 
 
+GULRAJANI = {  # Adam as in Gulrajani et al. 2017, algorithm 1
+    "lr_g": 1e-4,
+    "lr_d": 1e-4,
+    "beta1_g": 0.0,
+    "beta1_d": 0.0,
+    "beta2_g": 0.9,
+    "beta2_d": 0.9,
+}
 SETTINGS = {
     "default": Setting(),
     "batch 16": Setting({"batch_size": 16}),
@@ -65,11 +73,19 @@ SETTINGS = {
     "rates x 1/4": Setting(rates=0.25),
     "rates x 2": Setting(rates=2),
     "least squares": Setting({"loss": "lsgan"}),
+    "hinge": Setting({"loss": "hinge"}),
+    "WGAN-GP": Setting({"loss": "wgan-gp"}),
+    "WGAN-GP, its Adam": Setting({"loss": "wgan-gp", **GULRAJANI}),
+    "feature matching": Setting({"feature_matching": 0.01}),
+    "hinge, epochs x 2": Setting({"loss": "hinge"}, length=2),
+    "WGAN-GP, epochs x 2": Setting({"loss": "wgan-gp"}, length=2),
+    "feature matching, epochs x 2": Setting({"feature_matching": 0.01}, length=2),
     "no filter": Setting({"smooth": False}),
     "assignment's recipe": Setting({"recipe": "assignment"}),
     "with the head": Setting({"task": "mtd"}),
     "with the head, epochs x 2": Setting({"task": "mtd"}, length=2),
 }
+CRITIC = "WGAN-GP"  # whose losses are in units of their own
 PARTS = 20  # of a run, before each of which its learning rates are set
 QUARTER = PARTS // 4  # after which the generated cells are measured
 MEANS = 200  # numbers that are left of a run's loss
@@ -219,9 +235,12 @@ def picture(runs, folder, path):
             row[3].imshow(crops.read_image(strip))
             row[3].set(xticks=[], yticks=[], frame_on=False)
             row[0].set_ylabel(name.replace(" ", "\n", 1), rotation=0, ha="right", va="center")
-        for column, limit in enumerate(limits(runs)):
-            for axis in axes[:, column]:
-                axis.set_ylim(0, limit)
+        for row, (name, _) in zip(axes, settings, strict=True):
+            *of_losses, of_kid = limits(runs)
+            row[2].set_ylim(0, of_kid)
+            if not name.startswith(CRITIC):
+                row[0].set_ylim(0, of_losses[0])
+                row[1].set_ylim(0, of_losses[1])
         titles = [*LOSSES.values(), "KID to train cells", f"samples, seed {runs['seed'].iloc[0]}"]
         for axis, title in zip(axes[0], titles, strict=True):
             axis.set_title(title)
@@ -243,10 +262,11 @@ def draw_curves(axes, runs):
 
 
 def limits(runs):
-    """The upper ends of the axes of J(G), J(D) and KID, alike for all settings."""
+    """The upper ends of the axes of J(G), J(D) and KID, alike for all settings but CRITIC's."""
+    with_units_alike = runs[~runs["setting"].str.startswith(CRITIC)]
     upper = []
     for name in LOSSES:
-        highest = max(np.quantile(losses, 0.98) for losses in runs[name])
+        highest = max(np.quantile(losses, 0.98) for losses in with_units_alike[name])
         upper.append(1.05 * highest)
     history = pd.DataFrame(runs["history"].explode().tolist())
     upper.append(1.2 * history["kid_train"].quantile(0.9))
