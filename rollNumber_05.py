@@ -473,6 +473,12 @@ class SingleLabel:
         return F.nll_loss(probabilities.log(), labels)
 
     @staticmethod
+    def calibrated(probabilities, temperature):
+        """The softmax of logits over a temperature, from its probabilities (N, n) without one."""
+        powers = probabilities ** (1 / temperature)
+        return powers / powers.sum(1, keepdims=True)
+
+    @staticmethod
     def answers(probabilities):
         """The likeliest class (N,) of numpy probabilities (N, n)."""
         return probabilities.argmax(1)
@@ -529,6 +535,13 @@ class MultiLabel:
     def log_loss(probabilities, labels):
         """J(C) of probabilities (N, n) in (0, 1), without smoothing."""
         return F.binary_cross_entropy(probabilities, labels.to(probabilities))
+
+    @staticmethod
+    def calibrated(probabilities, temperature):
+        """The sigmoid of logits over a temperature, from its probabilities (N, n) without one."""
+        powers = probabilities ** (1 / temperature)
+        others = (1 - probabilities) ** (1 / temperature)
+        return powers / (powers + others)
 
     @staticmethod
     def answers(probabilities):
@@ -1700,6 +1713,7 @@ def check_trainable(task, data):
 NEEDED_LATER = (
     "filelock",
     "matplotlib.figure",
+    "scipy.optimize",
     "sklearn.manifold",
     "sklearn.metrics",
     "torchvision.utils",
@@ -2228,6 +2242,25 @@ def predict(mtd, data, loss, turned=False):
     return Predictions(probabilities, torch.cat(real).cpu().numpy())
 
 
+def answer(checkpoint, data):
+    """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
+    config = checkpoint.state["config"]
+    found = predict(checkpoint.discriminator, data, config["loss"], config["augment"])
+    temperature = checkpoint.state.get("temperature", 1.0)
+    calibrated = data.label_kind.calibrated(found.probabilities, temperature)
+    return found._replace(probabilities=calibrated)
+
+
+def calibrate(checkpoint, data):
+    """Fit the temperature of a checkpoint's answers on a dataset, the validation's."""
+    checkpoint.state["temperature"] = 1.0
+    probabilities = answer(checkpoint, data).probabilities
+    temperature = extra("calibration").fit_temperature(
+        data.label_kind, probabilities, data.labels.cpu()
+    )
+    checkpoint.state["temperature"] = temperature
+
+
 @torch.no_grad()
 def head_features(mtd, data):
     """The features (N, head_width) of an MTD's head about a dataset, before its last layer."""
@@ -2533,7 +2566,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
     folder.mkdir(parents=True, exist_ok=True)
     mtd = checkpoint.discriminator
     config = checkpoint.state["config"]
-    probabilities = predict(mtd, test, config["loss"], config["augment"]).probabilities
+    probabilities = answer(checkpoint, test).probabilities
     judgement = judge(test, probabilities)
     for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
         chosen = np.random.default_rng(0).permutation(np.flatnonzero(is_chosen))
@@ -2599,9 +2632,12 @@ def report_run(trainer, folder, data):
     best = folder / "best.pt"
     source = best if best.exists() else folder / "last.pt"
     checkpoint = load_checkpoint(source, task, data.device)
+    if task == "mtd":
+        calibrate(checkpoint, data.split("val"))
+        save_checkpoint(checkpoint.state, source)
     place = hand_over(checkpoint, source, config)
     if task == "mtd":
-        report_mtd(folder, config, data, checkpoint)
+        report_mtd(folder, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
     with drawing.attempt("cells.png"):
         write_data_sheet(folder, data)
@@ -2657,7 +2693,7 @@ def report_generator(folder, config, data, checkpoint):
         drawing.write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
 
 
-def report_mtd(folder, config, data, checkpoint):
+def report_mtd(folder, data, checkpoint):
     """Scores of an MTD on validation and, once, test, with the pictures about them."""
     drawing = extra("drawing")
     more_plots = extra("more_plots")
@@ -2666,7 +2702,7 @@ def report_mtd(folder, config, data, checkpoint):
     probabilities = {}
     for split in ("val", "test"):
         part = data.split(split)
-        probabilities[split] = predict(mtd, part, config.loss, config.augment).probabilities
+        probabilities[split] = answer(checkpoint, part).probabilities
         scores[split] = evaluate(part, probabilities[split])
         found = scores[split]
         print(
@@ -2675,7 +2711,8 @@ def report_mtd(folder, config, data, checkpoint):
         )
         for message in extra("advice").on_supports(split, found["per_class"]):
             print_warning(message)
-    about = {"best_epoch": checkpoint.state["epoch"]}
+    state = checkpoint.state
+    about = {"best_epoch": state["epoch"], "temperature": state["temperature"]}
     extra("files").save_text(json.dumps(about | scores, indent=1), folder / "scores.json")
     with drawing.attempt("the scores"):
         more_plots.plot_scores(folder, scores)

@@ -170,7 +170,7 @@ def classify(checkpoint, images):
     mtd = checkpoint.discriminator
     device = next(mtd.parameters()).device
     data = malaria.unlabelled(images, classes, config["view"], device)
-    found = malaria.predict(mtd, data, config["loss"], turned=config["augment"])
+    found = malaria.answer(checkpoint, data)
     labels = data.label_kind.answers(found.probabilities)
     has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
     answers = []
@@ -266,8 +266,7 @@ def run_data(flags):
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
-    mtd = checkpoint.discriminator
-    found = malaria.predict(mtd, data, made_with["loss"], turned=made_with["augment"])
+    found = malaria.answer(checkpoint, data)
     scores = malaria.evaluate(data, found.probabilities)
     if flags.json:
         names = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")

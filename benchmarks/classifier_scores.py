@@ -13,6 +13,8 @@ import torch
 import rollNumber_05 as malaria
 from benchmarks.classifier_models import MODELS
 from benchmarks.runs import hardware_line, mean_and_range, paragraph, text_of
+from extras import scores
+from extras.calibration import fit_temperature
 
 # Pairs of models in the table of differences: the first less the second.
 PAIRS = [
@@ -72,6 +74,44 @@ def pooled_answers(runs):
     return PooledAnswers(labels, np.stack(probabilities), runs["classes"].iloc[0])
 
 
+def calibrate_folds(runs):
+    """The runs with calibrated probabilities, and the temperature of each.
+
+    A fold's is fitted on the answers about the cells of all other folds of its seed, which the
+    models of those folds had not seen either: none on the cells that it is applied to.
+    """
+    calibrated = []
+    for _, of_seed in runs.groupby("seed"):
+        for _, fold in of_seed.iterrows():
+            others = of_seed[of_seed["fold"] != fold["fold"]]
+            labels = torch.from_numpy(np.concatenate(others["labels"].tolist()))
+            answers = np.concatenate(others["probabilities"].tolist())
+            temperature = fit_temperature(malaria.SingleLabel, answers, labels)
+            own = np.array(fold["probabilities"])
+            probabilities = malaria.SingleLabel.calibrated(own, temperature)
+            changes = {"probabilities": probabilities, "temperature": temperature}
+            calibrated.append({**fold, **changes})
+    return pd.DataFrame(calibrated)
+
+
+def calibration_table(runs):
+    """A row for each model: its calibration error as it answers and calibrated, and how sure."""
+    rows = {}
+    for model, of_model in models_of(runs).items():
+        calibrated = calibrate_folds(of_model)
+        before = pooled_answers(of_model)
+        after = pooled_answers(calibrated)
+        cells = np.stack(resample([np.arange(len(after.labels))])).reshape(DRAWS, -1)
+        low, high = calibration_interval(after, cells)
+        rows[model] = {
+            "as it answers": mean_and_range(seed_scores(before)["calibration error"]),
+            "calibrated": mean_and_range(seed_scores(after)["calibration error"]),
+            "95 % over cells": f"{low:.3f} to {high:.3f}",
+            "temperature": mean_and_range(calibrated["temperature"], digits=2),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def seed_scores(answers):
     """A row for each seed of PooledAnswers: accuracies, calibration error, every class's recall."""
     from torchmetrics.functional.classification import multiclass_calibration_error
@@ -80,7 +120,7 @@ def seed_scores(answers):
     labels = torch.from_numpy(answers.labels)
     rows = []
     for probabilities in answers.probabilities:
-        found = malaria.classification_scores(
+        found = scores.classification_scores(
             malaria.SingleLabel, answers.labels, probabilities, classes
         )
         error = multiclass_calibration_error(
@@ -246,6 +286,12 @@ def describe(runs, times=None):
     gains = gain_table(runs)
     if not gains.empty:
         parts += ["", "Differences of accuracies, with 95 % bootstrap intervals.", text_of(gains)]
+    if folds > 1:
+        sentence = (
+            "Calibration error, and after dividing the logits by one temperature, fitted for each "
+            "fold on the cells of the others."
+        )
+        parts += ["", paragraph(sentence), text_of(calibration_table(runs))]
     parts += ["", "Trained parameters.", text_of(parameter_table(runs))]
     if times:
         parts += ["", describe_times(times)]

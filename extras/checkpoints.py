@@ -48,6 +48,8 @@ def check_values(state, metrics):
     require(is_count(state["epoch"]) and is_count(state["step"]), "epoch or step is no count")
     best = state["best"]
     require(type(best) is float and not math.isnan(best), "best is no number")
+    temperature = state.get("temperature", 1.0)  # of a delivered MTD
+    require(type(temperature) is float and 0.1 < temperature < 10, "temperature is out of range")
     columns = {"epoch", *metrics}
     if task == "mtd":
         columns.add("val_balanced_accuracy")

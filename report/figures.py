@@ -346,9 +346,8 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     kinds: the endings of those PANELS that are to be drawn.
     """
     checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
-    config = checkpoint.state["config"]
     test = data.split("test")
-    answers = malaria.predict(checkpoint.discriminator, test, config["loss"], config["augment"])
+    answers = malaria.answer(checkpoint, test)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, pyplot.rc_context({"savefig.dpi": 160}):
         drawn = Path(folder)
