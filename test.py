@@ -241,16 +241,24 @@ def run_images(flags):
 
 
 def image_files(name):
-    """The image itself, or the images in a folder."""
+    """The image itself, or the images in a folder and in the folders below it, by name."""
     path = Path(name)
     try:
         is_folder = path.is_dir()
-    except OSError:  # a name that is too long
+    except (OSError, ValueError):  # a name that is too long, or with a zero in it
         is_folder = False
     if not is_folder:
         return [path]
     endings = malaria.extra("fields").IMAGE_ENDINGS
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings)
+    return [file for file in files if file.is_file()]
+
+
+def find_weights(flags):
+    """The path of --weights, by default saved_models/MODEL.pt; if not here, then beside test.py."""
+    path = Path(flags.weights or f"saved_models/{flags.model}.pt")
+    beside = Path(__file__).resolve().parent / path
+    return str(beside if beside.exists() and not path.exists() else path)
 
 
 def run_data(flags):
@@ -290,7 +298,7 @@ def make_parser():
     )
     add = parser.add_argument
     add("--model", required=True, choices=("gan", "mtd"))
-    add("--weights", help="checkpoint (default: saved_models/MODEL.pt)")
+    add("--weights", help="checkpoint (default: saved_models/MODEL.pt, here or beside test.py)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     add("--json", action="store_true", help="print one JSON object and nothing else")
     add = parser.add_argument_group("gan").add_argument
@@ -304,7 +312,7 @@ def make_parser():
     )
     add("--out", default="results/test", help="folder for the images (default: results/test)")
     add = parser.add_argument_group("mtd").add_argument
-    add("--image", help="an image, or a folder of images")
+    add("--image", help="an image, or a folder of images, or of folders of them")
     add("--data_path", help="a data set (folder or zip) to be scored on")
     add("--split", default="test", choices=(*malaria.SPLITS, "all"), help="default: test")
     return parser
@@ -328,7 +336,7 @@ def check_flags(flags):
 def run(arguments):
     """Do what a command line says."""
     flags = make_parser().parse_args(arguments)
-    flags.weights = flags.weights or f"saved_models/{flags.model}.pt"
+    flags.weights = find_weights(flags)
     check_flags(flags)
     if flags.model == "gan":
         run_gan(flags)

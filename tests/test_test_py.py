@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -429,6 +430,38 @@ def test_wrong_usage_of_test_py(demo, run_tester, command, named):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert named in done.stderr
+
+
+# From where, and what
+
+
+def test_weights_beside_test_py_are_found_from_elsewhere(tmp_path, run_tester):
+    """Whether they are named or not."""
+    for flags in (("--weights", "saved_models/gan.pt"), ()):
+        done = run_tester("--model", "gan", *flags, "--num_images", 1, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_weights_here_come_first(demo, run_tester, tmp_path):
+    """saved_models/ of the working folder, as a run there has left it."""
+    (tmp_path / "saved_models").mkdir()
+    (tmp_path / "saved_models/gan.pt").write_bytes(b"not a checkpoint")
+    done = run_tester("--model", "gan", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "saved_models/gan.pt: not a checkpoint" in done.stderr
+
+
+def test_folders_of_classes_are_walked(demo, run_tester, tmp_path):
+    """An answer for each image, by its path."""
+    image = next((demo.folder / "results/demo_data").rglob("*.png"))
+    for name in ("ring", "schizont"):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        shutil.copy(image, tmp_path / "cells" / name / "cell.png")
+    flags = ("--model", "mtd", "--weights", demo.mtd, "--image", "cells", "--json")
+    done = run_tester(*flags, cwd=tmp_path)
+    names = [prediction["image"] for prediction in json.loads(done.stdout)["predictions"]]
+    expected = [Path("cells", name, "cell.png") for name in ("ring", "schizont")]
+    assert names == list(map(str, expected))
 
 
 def test_the_process_prints_json_alone(demo, tmp_path, tester):
