@@ -48,10 +48,15 @@ class UsageError(Exception):
     """Unusable input or wrong usage; the message is one line: cause and mend (exit code 2)."""
 
 
+def own_path():
+    """This script's file; where it was pasted into a notebook, its name in the current folder."""
+    return Path(globals().get("__file__", "rollNumber_05.py"))
+
+
 @functools.cache
 def extra(name):
     """The module extras/NAME.py beside this script. Raises UsageError if it does not import."""
-    if not Path(__file__).with_name("extras").joinpath(f"{name}.py").exists():
+    if not own_path().with_name("extras").joinpath(f"{name}.py").exists():
         raise UsageError(f"extras/{name}.py is not beside this script; copy the folder extras/ too")
     try:
         return importlib.import_module(f"extras.{name}")
@@ -116,6 +121,13 @@ class Config:
     data_path: str = flag(
         "", "data", "folder or zip with the data; empty: the demo set", changeable=True
     )
+    dataset: str = flag(
+        "auto",
+        "data",
+        "a published image set, downloaded or in --data_path; auto: what --data_path has",
+        lambda: ("auto", *extra("image_sets").IMAGE_SETS),
+        reads_data=True,
+    )
     view: str = flag(
         "cell",
         "data",
@@ -146,6 +158,12 @@ class Config:
     augment: bool = flag(
         True, "data", "turn, flip, zoom and tint images, the more the more D overfits (ADA)"
     )
+    symmetry: str = flag(
+        "auto",
+        "data",
+        "what leaves an image what it is; auto: all turns for cells, none for digits, else mirror",
+        lambda: ("auto", *VIEWS),
+    )
 
     latent_dim: int = flag(100, "networks", "length of the noise vector", low=1, high=4096)
     g_width: int = flag(
@@ -159,6 +177,9 @@ class Config:
         "networks",
         "what D normalises its feature maps by; auto: batch, none with wgan-gp",
         lambda: ("auto", *NORMS),
+    )
+    upsamplings: int = flag(
+        0, "networks", "steps of two from G's first maps to the image; 0: from 4x4", low=0, high=5
     )
     smooth: bool = flag(
         True, "networks", "blur G's maps after each transposed convolution: no checkerboards"
@@ -277,6 +298,16 @@ class Config:
                 "--d_norm batch: the penalty of wgan-gp is of each image, batch norm mixes them; "
                 "give --d_norm instance or none"
             )
+        most = len(SIDES[self.image_size])
+        if self.upsamplings > most:
+            raise UsageError(
+                f"--upsamplings {self.upsamplings}: from 4x4 to {self.image_size} pixels are {most}"
+            )
+
+    @property
+    def is_demo(self):
+        """Whether the data is the demo set, which is drawn where no other is named."""
+        return self.data_path == "" and self.dataset == "auto"
 
 
 def flags_that_read_data():
@@ -315,23 +346,35 @@ def as_flag(name, value):
     return f"--{name} {shlex.quote(str(value))}"
 
 
+PLAIN = {  # what goes beyond the papers and courses is off
+    "augment": False,
+    "smooth": False,
+    "ema": 0.0,
+    "label_smoothing": 0.0,
+    "dropout": 0.0,
+    "class_weight": 1.0,
+    "adversarial_every": 1,
+    "lr_g": 2e-4,
+    "lr_d": 2e-4,
+    "lr_c": 2e-4,
+    "lr_decay": 0.0,
+}
 RECIPES = {
     "best": {},
     # Algorithm 1 to the letter, whatever the loss, and nothing that is not in the assignment.
-    "assignment": {
-        "augment": False,
-        "smooth": False,
-        "ema": 0.0,
-        "label_smoothing": 0.0,
-        "dropout": 0.0,
-        "class_weight": 1.0,
-        "fresh_noise": True,
-        "adversarial_every": 1,
-        "lr_g": 2e-4,
-        "lr_d": 2e-4,
-        "lr_c": 2e-4,
-        "lr_decay": 0.0,
+    "assignment": {**PLAIN, "fresh_noise": True},
+    # The compact networks of a common course: 7x7 to 14x14 to 28x28, five epochs.
+    "mnist_course": {
+        **PLAIN,
+        "dataset": "mnist",
+        "image_size": 28,
+        "channels": 1,
+        "upsamplings": 2,
+        "batch_size": 64,
+        "epochs": 5,
     },
+    # The smallest: one transposed convolution in G, one convolution in D before its last.
+    "compact": {**PLAIN, "upsamplings": 1, "g_width": 64, "d_width": 64, "batch_size": 64},
 }
 
 # ============================================= data =============================================
@@ -432,10 +475,19 @@ def load_data(config, device="cpu", some_may_be_missing=False):
     flags = {name: getattr(config, name) for name in flags_that_read_data()}
     settings = crops.CropSettings(**flags, some_may_be_missing=some_may_be_missing)
     results = Path(config.results_dir)
+    image_sets = extra("image_sets")
     try:
-        images, index = crops.load_crops(config.data_path, results, layout_readers(), settings)
+        if image_sets.is_image_set(config.dataset, config.data_path):
+            images, index = image_sets.load_image_set(
+                config.dataset, config.data_path, results, settings
+            )
+        else:
+            images, index = crops.load_crops(config.data_path, results, layout_readers(), settings)
     except extra("fields").DataError as error:
-        raise UsageError(f"--data_path {config.data_path}: {error}") from error
+        source = f"--data_path {config.data_path}"
+        if not config.data_path:
+            source = f"--dataset {config.dataset}"
+        raise UsageError(f"{source}: {error}") from error
     return MalariaDataset(torch.from_numpy(images), index, device=device)
 
 
@@ -720,9 +772,15 @@ def in_order(data, batch_size=256):
 # =========================================== networks ===========================================
 
 
-def layer_plan(image_size, width):
-    """[(side, channels)] of the feature maps from 4x4 up: channels halve, to 8 at least."""
-    return [(side, max(8, width >> level)) for level, side in enumerate(SIDES[image_size])]
+def layer_plan(image_size, width, upsamplings=0):
+    """[(side, channels)] of the feature maps up to the image: channels halve, to 8 at least.
+
+    upsamplings: how many steps of two lead from the first maps to the image; 0: all, from 4x4.
+    """
+    sides = SIDES[image_size]
+    if upsamplings:
+        sides = sides[-upsamplings:]
+    return [(side, max(8, width >> level)) for level, side in enumerate(sides)]
 
 
 def kernel_size(small, large):
@@ -772,23 +830,33 @@ class Generator(nn.Module):
     """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, ReLU -> tanh.
 
     Radford et al. 2016, fig. 1. A conditional one (num_classes > 0) takes the class, as one-hot
-    numbers, beside the noise (Mirza and Osindero 2014).
+    numbers, beside the noise (Mirza and Osindero 2014). With fewer upsamplings the first maps are
+    larger (layer_plan).
     """
 
     def __init__(
-        self, *, image_size=64, channels=3, latent_dim=100, num_classes=0, width=128, smooth=True
+        self,
+        *,
+        image_size=64,
+        channels=3,
+        latent_dim=100,
+        num_classes=0,
+        width=128,
+        smooth=True,
+        upsamplings=0,
     ):
         super().__init__()
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        plan = layer_plan(image_size, width, upsamplings)
+        start, _ = plan[0]
         self.project = nn.Sequential(
-            nn.Linear(latent_dim + num_classes, width * 4 * 4),
-            nn.Unflatten(1, (width, 4, 4)),
+            nn.Linear(latent_dim + num_classes, width * start * start),
+            nn.Unflatten(1, (width, start, start)),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
         upsample = SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
-        plan = layer_plan(image_size, width)
         blocks = []
         for (small, c_in), (large, c_out) in zip(plan, plan[1:], strict=False):
             kernel = kernel_size(small, large)
@@ -837,9 +905,9 @@ class Discriminator(nn.Module):
     Radford et al. 2016, sec. 3. norm: of NORMS, instead of batch norm.
     """
 
-    def __init__(self, *, image_size=64, channels=3, width=128, norm="batch"):
+    def __init__(self, *, image_size=64, channels=3, width=128, norm="batch", upsamplings=0):
         super().__init__()
-        plan = layer_plan(image_size, width)[::-1]
+        plan = layer_plan(image_size, width, upsamplings)[::-1]
         side, c_out = plan[0]
         blocks = [
             nn.Conv2d(channels, c_out, kernel_size(side, image_size), 2, 1),  # (B, c_out, S/2, S/2)
@@ -851,8 +919,9 @@ class Discriminator(nn.Module):
                 NORMS[norm](c_out),  # (B, c_out, small, small)
                 nn.LeakyReLU(0.2),
             ]
-        self.features = nn.Sequential(*blocks)  # (B, width, 4, 4)
-        self.real_fake = nn.Conv2d(width, 1, 4)  # (B, 1, 1, 1)
+        self.features = nn.Sequential(*blocks)  # (B, width, 4, 4), or larger with fewer steps
+        self.last_side, _ = plan[-1]
+        self.real_fake = nn.Conv2d(width, 1, self.last_side)  # (B, 1, 1, 1)
         self.apply(initialise)
 
     def forward(self, images):
@@ -877,12 +946,19 @@ class MultiTaskDiscriminator(Discriminator):
         channels=3,
         width=128,
         norm="batch",
+        upsamplings=0,
     ):
-        super().__init__(image_size=image_size, channels=channels, width=width, norm=norm)
+        super().__init__(
+            image_size=image_size,
+            channels=channels,
+            width=width,
+            norm=norm,
+            upsamplings=upsamplings,
+        )
         self.label_kind = MultiLabel if multi_label else SingleLabel
         self.embed = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(width * 4 * 4, head_width),
+            nn.Linear(width * self.last_side**2, head_width),
             nn.LeakyReLU(0.2),
             nn.Dropout(dropout),
         )
@@ -907,7 +983,7 @@ def build_networks(task, settings, num_classes):
 
     settings: the config as a mapping, which has their sizes.
     """
-    image = {"image_size": settings["image_size"], "channels": settings["channels"]}
+    image = {name: settings[name] for name in ("image_size", "channels", "upsamplings")}
     generator = Generator(
         **image,
         latent_dim=settings["latent_dim"],
@@ -1352,6 +1428,7 @@ class Trainer:
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
         self.precision = pick_precision(config.precision, self.device)
+        self.symmetry = symmetry_of(vars(config))
 
         torch.manual_seed(config.seed)
         networks = build_networks(task, vars(config), len(self.classes))
@@ -1389,7 +1466,9 @@ class Trainer:
 
     def augmented(self, images, strength):
         """Images as the networks see them: randomly changed with --augment."""
-        return extra("augmentation").augment(images, strength) if self.config.augment else images
+        if not self.config.augment:
+            return images
+        return extra("augmentation").augment(images, strength, self.symmetry)
 
     def label_loss(self, logits, labels):
         """J(C) of labelled images."""
@@ -1665,7 +1744,15 @@ class Trainer:
         if processes()[1] > 1:  # the first process may still be writing it
             dist.barrier()
         dcgan = load_checkpoint(path, "gan")
-        for name in ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth"):
+        for name in (
+            "image_size",
+            "channels",
+            "latent_dim",
+            "g_width",
+            "d_width",
+            "smooth",
+            "upsamplings",
+        ):
             made_with = dcgan.state["config"][name]
             if made_with != getattr(self.config, name):
                 raise UsageError(f"--weights {path}: made with {as_flag(name, made_with)}")
@@ -1691,9 +1778,8 @@ def adversarial_interval(task, config):
         return 1
     if config.adversarial_every:
         return config.adversarial_every
-    is_demo = config.data_path == ""
     starts_from_dcgan = config.weights != ""
-    return 16 if starts_from_dcgan and not is_demo and not config.conditional else 1
+    return 16 if starts_from_dcgan and not config.is_demo and not config.conditional else 1
 
 
 def check_trainable(task, data):
@@ -1785,7 +1871,7 @@ def train(task, config, data):
     check_trainable(task, data)
     check_packages(config)
     trainer = Trainer(task, config, data.classes, data.device)
-    epochs = config.epochs or (EPOCHS[task] if config.data_path else DEMO_EPOCHS)
+    epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
     restore(trainer, config, epochs)
     trainer.share()
     folder = last_checkpoint(config, task).parent
@@ -1809,7 +1895,7 @@ def move_aside(folder):
 
 def command_of(task, config):
     """The command line that repeats a run."""
-    program = Path(__file__).name
+    program = own_path().name
     world_size = processes()[1]
     start = f"torchrun --nproc_per_node={world_size}" if world_size > 1 else "python"
     parts = [start, program, f"--task {task}"]
@@ -2082,6 +2168,10 @@ def load_checkpoint(path, task=None, device="cpu"):
             average.load_state_dict(state["ema"][name])
             network.load_state_dict(average.module.state_dict())
             network.to(device).eval().requires_grad_(False)
+        if "anomaly" in state:
+            shape = (config.image_size, config.image_size, config.channels)
+            example = np.zeros(shape, np.uint8)
+            extra("anomaly").read_model(state["anomaly"], networks[1], example)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
@@ -2216,24 +2306,42 @@ def turns(images):
                 yield torch.rot90(mirrored, quarters, (2, 3))
 
 
+def mirrored(images):
+    """Yield the images and their mirror images."""
+    yield images
+    yield images.flip(3)
+
+
 def unturned(images):
     """Yield the images as they are."""
     yield images
 
 
+VIEWS = {"all": turns, "mirror": mirrored, "none": unturned}  # by --symmetry
+
+
+def symmetry_of(settings):
+    """The name in VIEWS that a config, as a mapping, asks for; auto: what its images allow."""
+    if settings["symmetry"] != "auto":
+        return settings["symmetry"]
+    if settings["dataset"] == "auto":
+        return "all"  # a cell has no up or down
+    return extra("image_sets").IMAGE_SETS[settings["dataset"]].symmetry
+
+
 @torch.no_grad()
-def predict(mtd, data, loss, turned=False):
+def predict(mtd, data, loss, symmetry="none"):
     """The Predictions of an MTD about a dataset. loss: the one it was trained with.
 
-    turned: answers are means over 24 turns, for an MTD that was trained with --augment.
+    symmetry: answers are means over these VIEWS of an image, which the MTD has to have learnt.
     """
-    turns_of = turns if turned else unturned
+    views_of = VIEWS[symmetry]
     activation = data.label_kind.activation
     probabilities = []
     real = []
     with evaluating(mtd):
         for batch in in_order(data):
-            outputs = [mtd(images) for images in turns_of(batch.images)]
+            outputs = [mtd(images) for images in views_of(batch.images)]
             answers = torch.stack([activation(output.class_logits) for output in outputs])
             exact = torch.stack([output.real_logits for output in outputs[:EXACT_TURNS]])
             probabilities.append(answers.mean(0))
@@ -2245,20 +2353,45 @@ def predict(mtd, data, loss, turned=False):
 def answer(checkpoint, data):
     """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
     config = checkpoint.state["config"]
-    found = predict(checkpoint.discriminator, data, config["loss"], config["augment"])
+    # It learnt the views of its symmetry with --augment only.
+    symmetry = symmetry_of(config) if config["augment"] else "none"
+    found = predict(checkpoint.discriminator, data, config["loss"], symmetry)
     temperature = checkpoint.state.get("temperature", 1.0)
     calibrated = data.label_kind.calibrated(found.probabilities, temperature)
     return found._replace(probabilities=calibrated)
 
 
-def calibrate(checkpoint, data):
-    """Fit the temperature of a checkpoint's answers on a dataset, the validation's."""
-    checkpoint.state["temperature"] = 1.0
-    probabilities = answer(checkpoint, data).probabilities
-    temperature = extra("calibration").fit_temperature(
-        data.label_kind, probabilities, data.labels.cpu()
+def prepare_answers(checkpoint, data):
+    """Keep in an MTD's checkpoint what answers about any image need beside its weights.
+
+    temperature: fitted on the validation cells (extras/calibration.py); anomaly: what images like
+    the training cells have in common, by which others are noticed (extras/anomaly.py).
+    """
+    state = checkpoint.state
+    state["temperature"] = 1.0
+    val = data.split("val", limit=2000)
+    probabilities = answer(checkpoint, val).probabilities
+    state["temperature"] = extra("calibration").fit_temperature(
+        data.label_kind, probabilities, val.labels.cpu()
     )
-    checkpoint.state["temperature"] = temperature
+    anomaly = extra("anomaly")
+    train = data.split("train", limit=2000)
+    views = anomaly.VIEWS[symmetry_of(state["config"])]
+    model = anomaly.fit(checkpoint.discriminator, train.uint8(), val.uint8(), views)
+    state["anomaly"] = model._asdict()
+
+
+def unlike_training_cells(checkpoint, images):
+    """Whether each image, uint8 (N, S, S, C), is unlike what an MTD was trained on, or None.
+
+    None of a checkpoint that does not hold what prepare_answers adds.
+    """
+    if "anomaly" not in checkpoint.state:
+        return None
+    anomaly = extra("anomaly")
+    model = anomaly.AnomalyModel(**checkpoint.state["anomaly"])
+    views = anomaly.VIEWS[symmetry_of(checkpoint.state["config"])]
+    return anomaly.is_unlike(anomaly.scores(checkpoint.discriminator, images, model, views), model)
 
 
 @torch.no_grad()
@@ -2633,7 +2766,7 @@ def report_run(trainer, folder, data):
     source = best if best.exists() else folder / "last.pt"
     checkpoint = load_checkpoint(source, task, data.device)
     if task == "mtd":
-        calibrate(checkpoint, data.split("val"))
+        prepare_answers(checkpoint, data)
         save_checkpoint(checkpoint.state, source)
     place = hand_over(checkpoint, source, config)
     if task == "mtd":

@@ -35,8 +35,9 @@ def test(architecture, weights, sample, label=None):
     sample: for a gan noise (latent_dim,) or (N, latent_dim), an array or .npy file; returns uint8
     images (S, S, C) or (N, S, S, C). For an mtd an image file, or an array (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4), RGB, of uint8, uint16 or floats in [0, 1]; returns {"label",
-    "probabilities": {class: p}, "real_probability"}. A list of them gives a list. The last is None
-    of a critic (--loss hinge or wgan-gp), whose answer is no probability.
+    "probabilities": {class: p}, "real_probability", "unlike_training_cells"}. A list of them gives
+    a list. real_probability is None of a critic (--loss hinge or wgan-gp), whose answer is no
+    probability; the last is there if the weights were delivered by a run.
     label: the class that a conditional generator draws; None: all in turn.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
@@ -96,9 +97,11 @@ def class_labels(checkpoint, weights, label, noise):
     classes = checkpoint.state["classes"]
     if not checkpoint.generator.num_classes:
         raise UsageError(f"--label {label}: the generator of {weights} is not conditional")
-    if label not in classes:
+    canonical_class = malaria.extra("classes").canonical_class
+    canonical = [canonical_class(name) for name in classes]
+    if canonical_class(label) not in canonical:
         raise UsageError(f"--label {label}: not a class of {weights}, which has {classes}")
-    return torch.full((len(noise),), classes.index(label))
+    return torch.full((len(noise),), canonical.index(canonical_class(label)))
 
 
 def read_noise(sample, length):
@@ -173,6 +176,7 @@ def classify(checkpoint, images):
     found = malaria.answer(checkpoint, data)
     labels = data.label_kind.answers(found.probabilities)
     has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
+    unlike = malaria.unlike_training_cells(checkpoint, np.stack(images))
     answers = []
     for label, probabilities, real in zip(labels, found.probabilities, found.real, strict=True):
         answers.append(
@@ -182,6 +186,9 @@ def classify(checkpoint, images):
                 "real_probability": float(real) if has_probability else None,
             }
         )
+    if unlike is not None:
+        for answer, is_unlike in zip(answers, unlike, strict=True):
+            answer["unlike_training_cells"] = bool(is_unlike)
     return answers
 
 
@@ -236,7 +243,10 @@ def run_images(flags):
         numbers = [f"{p:.3f}" for p in prediction["probabilities"].values()]
         real = prediction["real_probability"]
         numbers.append("-" if real is None else f"{real:.3f}")
-        rows.append([prediction["image"], prediction["label"], *numbers])
+        label = prediction["label"]
+        if prediction.get("unlike_training_cells"):
+            label += ", but unlike the training cells"
+        rows.append([prediction["image"], label, *numbers])
     print(malaria.extra("text").text_table(rows))
 
 
@@ -307,7 +317,6 @@ def make_parser():
     add("--noise", help=".npy file of noise (N, latent_dim), not of --num_images and --seed")
     add(
         "--label",
-        type=malaria.extra("classes").canonical_class,
         help="class to draw, of a conditional generator (default: all in turn)",
     )
     add("--out", default="results/test", help="folder for the images (default: results/test)")

@@ -302,7 +302,7 @@ def train_and_answer(name, config, train, held_out, length, dcgan=None):
     parameters = sum(weights.numel() for weights in trained)
     average = trainer.averages["discriminator"].module
     if not model.pretrained:
-        found = malaria.predict(average, held_out, config.loss, turned=True)
+        found = malaria.predict(average, held_out, config.loss, symmetry="all")
         return Answers(found.probabilities, parameters)
 
     def probabilities(images):

@@ -1,9 +1,30 @@
 """Adaptive discriminator augmentation (Karras et al. 2020), differentiable (Zhao et al. 2020)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+
+class Symmetry(NamedTuple):
+    """How an image can be turned and still show the same.
+
+    quarters: by how many quarter turns; is_mirrored: whether it can be flipped; low, high: by which
+    angles beside, in quarter turns.
+    """
+
+    quarters: int
+    is_mirrored: bool
+    low: float
+    high: float
+
+
+SYMMETRIES = {
+    "all": Symmetry(4, True, 0, 1),
+    "mirror": Symmetry(1, True, -1 / 6, 1 / 6),
+    "none": Symmetry(1, False, -1 / 6, 1 / 6),
+}
 
 
 def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
@@ -23,22 +44,26 @@ def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def augment(images, strength):
+def augment(images, strength, symmetry="all"):
     """Random changes of images (B, C, S, S); differentiable.
 
-    All are flipped and turned by quarters; each, with probability `strength` (a number or 0-d
-    tensor), also by any angle with shift (6 %) and zoom (0.8 to 1.25), and, likewise, changed in
-    contrast, brightness and tint. D sees all images through it, real and generated alike, so that
-    it cannot memorise the real ones, nor G learn the augmentation (Zhao et al. 2020, sec. 3).
+    All are flipped and turned by quarters, as far as the symmetry allows; each, with probability
+    `strength` (a number or 0-d tensor), also by an angle (any, or up to 15 degrees) with shift
+    (6 %) and zoom (0.8 to 1.25), and, likewise, changed in contrast, brightness and tint. D sees
+    all images through it, real and generated alike, so that it cannot memorise the real ones, nor G
+    learn the augmentation (Zhao et al. 2020, sec. 3).
     """
     count, channels = images.shape[:2]
     device = images.device
+    allowed = SYMMETRIES[symmetry]
     moved, coloured = (torch.rand(2, count, device=device) < strength).float()
 
-    quarters = torch.randint(0, 4, (count,), device=device)
-    angle = math.pi / 2 * (quarters + moved * torch.rand(count, device=device))
+    quarters = torch.randint(0, allowed.quarters, (count,), device=device)
+    tilt = allowed.low + (allowed.high - allowed.low) * torch.rand(count, device=device)
+    angle = math.pi / 2 * (quarters + moved * tilt)
     zoom = 1 + moved * (0.45 * torch.rand(count, device=device) - 0.2)
-    mirror = torch.randint(0, 2, (count,), device=device) * 2 - 1
+    lowest = 0 if allowed.is_mirrored else 1
+    mirror = torch.randint(lowest, 2, (count,), device=device) * 2 - 1
     shift = moved * (0.24 * torch.rand(2, count, device=device) - 0.12)
     images = warp(images, angle, zoom, mirror, shift)
 

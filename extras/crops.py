@@ -35,6 +35,7 @@ class CropSettings(NamedTuple):
     magnification: str
     image_size: int
     channels: int
+    dataset: str = "auto"
     some_may_be_missing: bool = False
 
 

@@ -2,11 +2,11 @@
 
     python extras/hand_in.py --name FIRST_NAME --roll_number ROLL_NUMBER [--report FILE] [--out DIR]
 
-In its one folder, FirstName_RollNumber_05/: the script as RollNumber_05.py, test.py, Report.pdf,
-README.txt, requirements.txt, extras/, and saved_models/ with gan.pt and mtd.pt; no data set, no
-results. Where the readme and the programs name the script they get its new name, and of the readme
-only what is about these files goes in. A part that is missing or empty is named, and no zip is
-written.
+In its one folder, FirstName_RollNumber_05/: the script as RollNumber_05.py, the notebook as
+RollNumber_05.ipynb, test.py, Report.pdf, README.txt, requirements.txt, extras/, and saved_models/
+with gan.pt and mtd.pt; no data set, no results. Where the readme and the programs name or import
+the script they get its new name, and of the readme only what is about these files goes in. A part
+that is missing or empty is named, and no zip is written.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "rollNumber_05.py"
+NOTEBOOK = "rollNumber_05.ipynb"
 PARTS = (
     SCRIPT,
     "test.py",
@@ -28,7 +29,8 @@ PARTS = (
 )
 SECTIONS = ("TRAIN ON YOUR DATA", "TEST THE WEIGHTS", "WHAT A RUN LEAVES")  # of the readme
 INSTALL = "    pip install -r requirements.txt\n"
-TEXT_ENDINGS = (".py", ".txt")
+IMPORT = rf"^import {Path(SCRIPT).stem} as malaria$"
+TEXT_ENDINGS = (".py", ".txt", ".ipynb")
 
 
 def read_sections(text):
@@ -79,6 +81,7 @@ def find_sources(root, report):
     sources = {name: root / name for name in PARTS}
     for path in sorted(root.glob("extras/*.py")):
         sources[f"extras/{path.name}"] = path
+    sources[NOTEBOOK] = root / "extras" / NOTEBOOK
     sources["Report.pdf"] = report
     missing = [str(path) for path in sources.values() if not has_content(path)]
     if missing:
@@ -93,6 +96,9 @@ def read_text(name, path, script):
     text = path.read_text(encoding="utf-8")
     if name == "README.txt":
         text = short_readme(text)
+    # "import 2021-17_05" would be no Python.
+    own_import = f'malaria = __import__("{Path(script).stem}")'
+    text = re.sub(IMPORT, own_import, text, flags=re.MULTILINE)
     return text.replace(SCRIPT, script)
 
 
@@ -104,10 +110,11 @@ def hand_in(root, name, roll_number, report, out):
     check_name("--name", name)
     check_name("--roll_number", roll_number)
     script = f"{roll_number}_05.py"
+    new_names = {SCRIPT: script, NOTEBOOK: f"{roll_number}_05.ipynb"}
     folder = f"{name}_{roll_number}_05"
     contents = {}
     for part, path in find_sources(root, report).items():
-        place = f"{folder}/{part.replace(SCRIPT, script)}"
+        place = f"{folder}/{new_names.get(part, part)}"
         if path.suffix in TEXT_ENDINGS:
             contents[place] = read_text(part, path, script)
         else:

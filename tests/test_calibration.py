@@ -89,7 +89,7 @@ def test_answers_are_calibrated(finished, small_data):
             data_path=str(small_data), image_size=28, results_dir=str(finished / "results")
         )
     )
-    plain = malaria.predict(checkpoint.discriminator, data, config["loss"], config["augment"])
+    plain = malaria.predict(checkpoint.discriminator, data, config["loss"], "all")
     expected = malaria.SingleLabel.calibrated(plain.probabilities, checkpoint.state["temperature"])
     answers = malaria.answer(checkpoint, data).probabilities
     assert answers == pytest.approx(expected, abs=1e-6)

@@ -252,14 +252,14 @@ def test_the_real_probability_is_that_of_the_image_itself(decided_mtd, data):
 
 def test_class_probabilities_are_means_over_all_views(decided_mtd, data):
     """24 of them, turned by 30 degrees each."""
-    found = malaria.predict(decided_mtd, data, "bce", turned=True)
+    found = malaria.predict(decided_mtd, data, "bce", symmetry="all")
     expected = class_probabilities(outputs_of_views(decided_mtd, data)).mean(0)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
 
 
 def test_the_real_probability_is_a_mean_over_the_exact_views(decided_mtd, data):
     """Eight: those that need no resampling."""
-    found = malaria.predict(decided_mtd, data, "bce", turned=True)
+    found = malaria.predict(decided_mtd, data, "bce", symmetry="all")
     expected = real_probabilities(outputs_of_views(decided_mtd, data))[:8].mean(0)
     np.testing.assert_allclose(found.real, expected, atol=1e-5)
 

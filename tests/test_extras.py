@@ -155,7 +155,8 @@ def test_the_zip_has_the_assigned_files(unpacked):
     """The script under its new name, and no data, results or tests."""
     extras = {f"extras/{path.name}" for path in (ROOT / "extras").glob("*.py")}
     weights = {"saved_models/gan.pt", "saved_models/mtd.pt"}
-    others = {"2021-17_05.py", "test.py", "Report.pdf", "README.txt", "requirements.txt"}
+    others = {"test.py", "Report.pdf", "README.txt", "requirements.txt"}
+    others |= {"2021-17_05.py", "2021-17_05.ipynb"}
     assert names_in(unpacked) == others | weights | extras
 
 

@@ -592,7 +592,8 @@ def test_smooth_images(smooth_data):
 def test_classifier_answers(shipped, smooth_data, views):
     """Probabilities of the classes and of being real, of 24 views and of the image alone."""
     mtd = shipped("mtd").discriminator
-    answers = malaria.predict(mtd, smooth_data, "bce", turned=views == "turned")
+    symmetry = {"turned": "all", "plain": "none"}[views]
+    answers = malaria.predict(mtd, smooth_data, "bce", symmetry)
     recorded = ANSWERS["mtd"][views]
     assert answers.probabilities == pytest.approx(np.array(recorded["probabilities"]), abs=1e-4)
     assert answers.real == pytest.approx(np.array(recorded["real"]), abs=1e-4)
@@ -617,7 +618,7 @@ def real_data(tmp_path_factory):
 def test_scores_of_the_classifier_on_the_real_set(shipped, real_data, split):
     """How right the shipped MTD is about real cells."""
     part = real_data.split(split)
-    answers = malaria.predict(shipped("mtd").discriminator, part, "bce", turned=True)
+    answers = malaria.predict(shipped("mtd").discriminator, part, "bce", symmetry="all")
     scores = malaria.evaluate(part, answers.probabilities)
     recorded = ANSWERS["iml_malaria"][split]
     assert {name: scores[name] for name in recorded} == recorded

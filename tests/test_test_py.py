@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 import rollNumber_05 as malaria
 from extras import classes, crops
 
+ANSWER = {"label", "probabilities", "real_probability", "unlike_training_cells"}
 IMAGE = "results/demo_data/images/demo_000.png"  # of the demo run
 
 
@@ -70,7 +72,7 @@ def test_an_unreadable_image_in_a_folder_is_named(answered_folder):
 def test_a_prediction_has_the_keys_of_the_contract(predictions):
     """No others."""
     for prediction in predictions:
-        assert prediction.keys() == {"image", "label", "probabilities", "real_probability"}
+        assert prediction.keys() == {"image", *ANSWER}
 
 
 def test_probabilities_are_of_the_four_stages(predictions):
@@ -301,7 +303,7 @@ def test_the_architecture_can_be_a_generator(program, demo):
 def test_an_image_gives_an_answer(program, demo):
     """With the keys of the contract but the image's name."""
     answer = program.test("mtd", demo.mtd, demo.folder / IMAGE)
-    assert answer.keys() == {"label", "probabilities", "real_probability"}
+    assert answer.keys() == ANSWER
 
 
 def test_an_image_can_be_an_array(program, demo):
@@ -470,3 +472,30 @@ def test_the_process_prints_json_alone(demo, tmp_path, tester):
     done = tester(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["predictions"]) == 1
+
+
+# Images that are unlike the training cells
+
+
+def test_a_black_picture_is_unlike_the_training_cells(program):
+    """The shipped weights say so."""
+    answer = program.test("mtd", str(ROOT / "saved_models/mtd.pt"), np.zeros((64, 64, 3), np.uint8))
+    assert answer["unlike_training_cells"]
+
+
+def test_the_table_says_that_an_image_is_unlike(demo, run_tester, tmp_path):
+    """Beside the class that it would be."""
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((64, 64, 3), np.uint8))
+    weights = ROOT / "saved_models/mtd.pt"
+    flags = ("--model", "mtd", "--weights", weights, "--image", "black.png")
+    assert ", but unlike the training cells" in run_tester(*flags, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["mean", "precision", "threshold"])
+def test_a_damaged_anomaly_model_is_refused(demo, tmp_path, name):
+    """As any other tensor of a stranger's checkpoint."""
+    state = malaria.read_state(demo.mtd)
+    state["anomaly"][name] = torch.full((3,), float("nan"))
+    malaria.save_checkpoint(state, tmp_path / "odd.pt")
+    with pytest.raises(malaria.UsageError, match="anomaly"):
+        malaria.load_checkpoint(tmp_path / "odd.pt")
