@@ -146,6 +146,22 @@ def test_two_processes_have_moved_the_weights(two_processes):
     assert not torch.equal(after, before)
 
 
+@pytest.mark.long
+@torchrun_works
+def test_two_processes_train_a_critic_alike(tmp_path, torchrun):
+    """The gradient penalty and feature matching are averaged too."""
+    write_flags(tmp_path, loss="wgan-gp", feature_matching=0.01)
+    done = torchrun(2, TRAIN_IN_PROCESSES, "config.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        torch.load(tmp_path / "r" / f"mtd{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert torch.equal(first["traces"], second["traces"])
+    for name, weight in first["weights"]["discriminator"].items():
+        if "running" not in name:
+            assert torch.equal(weight, second["weights"]["discriminator"][name]), name
+
+
 @torchrun_works
 def test_only_the_first_process_writes_metrics(two_processes):
     """A line for each of two epochs, under the head."""
