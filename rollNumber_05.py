@@ -19,6 +19,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -921,8 +922,16 @@ class Discriminator(nn.Module):
             ]
         self.features = nn.Sequential(*blocks)  # (B, width, 4, 4), or larger with fewer steps
         self.last_side, _ = plan[-1]
+        self.levels = len(plan)  # of feature maps
         self.real_fake = nn.Conv2d(width, 1, self.last_side)  # (B, 1, 1, 1)
         self.apply(initialise)
+
+    def activations(self, level):
+        """The module that gives the activations of the second-last convolution but `level`.
+
+        Level 0 is 4x4, 1 is 8x8, 2 is 16x16; of images of 28 pixels, 4, 7 and 14.
+        """
+        return self.features[-1 - 3 * level]  # a convolution and its norm come before each
 
     def forward(self, images):
         """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput(real_logits (B,), None)."""
@@ -2306,6 +2315,13 @@ def turns(images):
                 yield torch.rot90(mirrored, quarters, (2, 3))
 
 
+def turned_back(maps, number):
+    """Maps (B, h, w) of the exact turn that `turns` yields at `number`, as the image lies."""
+    is_mirrored = number >= 4
+    maps = torch.rot90(maps, -number, (1, 2))
+    return maps.flip(2) if is_mirrored else maps
+
+
 def mirrored(images):
     """Yield the images and their mirror images."""
     yield images
@@ -2327,6 +2343,16 @@ def symmetry_of(settings):
     if settings["dataset"] == "auto":
         return "all"  # a cell has no up or down
     return extra("image_sets").IMAGE_SETS[settings["dataset"]].symmetry
+
+
+def answer_symmetry(settings):
+    """The name in VIEWS of what an MTD answers about: it learnt these views with --augment only."""
+    return symmetry_of(settings) if settings["augment"] else "none"
+
+
+def map_views(settings):
+    """Over how many of the EXACT_TURNS finer maps are averaged: over those that an MTD learnt."""
+    return EXACT_TURNS if answer_symmetry(settings) == "all" else 1
 
 
 @torch.no_grad()
@@ -2353,8 +2379,7 @@ def predict(mtd, data, loss, symmetry="none"):
 def answer(checkpoint, data):
     """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
     config = checkpoint.state["config"]
-    # It learnt the views of its symmetry with --augment only.
-    symmetry = symmetry_of(config) if config["augment"] else "none"
+    symmetry = answer_symmetry(config)
     found = predict(checkpoint.discriminator, data, config["loss"], symmetry)
     temperature = checkpoint.state.get("temperature", 1.0)
     calibrated = data.label_kind.calibrated(found.probabilities, temperature)
@@ -2460,19 +2485,47 @@ def measure_quality(generator, data, seed):
 # =========================================== Grad-CAM ===========================================
 
 
+def gradcam_evidence(gradients, maps):
+    """Grad-CAM (Selvaraju et al. 2017, eq. 1-2): a feature map's weight is its mean gradient."""
+    weights = gradients.mean((2, 3), keepdim=True)
+    return (weights * maps).sum(1)
+
+
+def hirescam_evidence(gradients, maps):
+    """HiResCAM (Draelos and Carin 2020): every place is weighed by its own gradient."""
+    return (gradients * maps).sum(1)
+
+
+def layercam_evidence(gradients, maps):
+    """LayerCAM (Jiang et al. 2021): as HiResCAM, but by positive gradients only."""
+    return (F.relu(gradients) * maps).sum(1)
+
+
+CAM_METHODS = {
+    "grad": gradcam_evidence,
+    "hires": hirescam_evidence,
+    "layer": layercam_evidence,
+}
+
+
 class GradCAM:
-    """Grad-CAM (Selvaraju et al. 2017, eq. 1-2) on a layer of a discriminator.
+    """Grad-CAM, or another of CAM_METHODS, on a layer of a discriminator.
 
         with GradCAM(mtd) as cam:
             maps = cam(images, class_score(labels))
 
-    The layer is by default the activations of the second-last convolution, 4x4: those before batch
-    norm would carry an offset that hides or makes evidence. The network is left as it was.
+    layer: by default the activations of the second-last convolution, 4x4: those before batch norm
+    would carry an offset that hides or makes evidence. views: the maps are means over so many of
+    the EXACT_TURNS of an image. The network is left as it was.
     """
 
-    def __init__(self, network, layer=None):
+    def __init__(self, network, layer=None, method="grad", views=1):
+        if not 1 <= views <= EXACT_TURNS:
+            raise ValueError(f"views {views}: 1 to {EXACT_TURNS}")
         self.network = network
         self.layer = network.features if layer is None else layer
+        self.evidence = CAM_METHODS[method]
+        self.views = views
         self.maps = None
 
     def __enter__(self):
@@ -2491,12 +2544,18 @@ class GradCAM:
 
         score: DiscriminatorOutput -> (N,), a logit of what is to be explained.
         """
+        maps = []
+        for number, view in enumerate(itertools.islice(turns(images), self.views)):
+            maps.append(turned_back(self.maps_of_view(view, score), number))
+        return torch.stack(maps).mean(0)
+
+    def maps_of_view(self, images, score):
+        """Raw maps of images as they lie."""
         images = images.detach().clone().requires_grad_(True)  # the weights may be frozen
         with evaluating(self.network), torch.enable_grad():
             scores = score(self.network(images))
             (gradients,) = torch.autograd.grad(scores.sum(), self.maps)
-        weights = gradients.mean((2, 3), keepdim=True)
-        return F.relu((weights * self.maps).sum(1)).detach()
+        return F.relu(self.evidence(gradients, self.maps)).detach()
 
 
 def class_score(labels):
@@ -2529,6 +2588,27 @@ def heat_maps(raw, size):
     high = maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / (high - low).clamp(min=1e-12)
     return HeatMaps(scaled, (high > low).flatten())
+
+
+def gradcam_maps(network, images, score):
+    """HeatMaps of Grad-CAM on the last convolution's 4x4 activations."""
+    with GradCAM(network) as cam:
+        return heat_maps(cam(images, score), images.shape[-1])
+
+
+def finer_maps(network, images, score, method="layer", views=EXACT_TURNS):
+    """HeatMaps of what speaks for a score at 4x4 and at 16x16: the product of both maps.
+
+    The coarse one knows the class, the fine one the place, as the factors of Guided Grad-CAM do
+    (Selvaraju et al. 2017, sec. 3.3). Which maps point best: benchmarks.heatmaps. A network with
+    fewer levels gives its finest instead of 16x16.
+    """
+    size = images.shape[-1]
+    product = images.new_ones(len(images), size, size)
+    for level in (0, min(2, network.levels - 1)):
+        with GradCAM(network, network.activations(level), method, views) as cam:
+            product *= heat_maps(cam(images, score), size).maps
+    return heat_maps(product, size)
 
 
 # ============================================ plots =============================================
@@ -2668,29 +2748,39 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
         drawing.gallery(folder / f"predictions_{name}.png", title, pictures, columns)
 
 
-def cam_pictures(network, images, score, captions):
-    """Pictures of images (N, C, S, S) in [-1, 1], each followed by its Grad-CAM overlay.
+def overlays(images, heat, title):
+    """Pictures of images (N, C, S, S) in [-1, 1] under HeatMaps: from blue, none, to red, the most.
 
-    An overlay runs from blue, no evidence, to red, the most; without any it says so.
+    An image without positive evidence is left as it is, and says so.
     """
     drawing = extra("drawing")
-    with GradCAM(network) as cam:
-        heat = heat_maps(cam(images, score), images.shape[-1])
-    colours = drawing.jet(heat.maps.cpu().numpy())[..., :3]
-    overlays = 0.55 * to_pixels(images) + 0.45 * 255 * colours
+    colours = drawing.jet(heat.maps.cpu().numpy())
+    originals = to_pixels(images)
+    blended = (0.55 * originals + 0.45 * 255 * colours).astype(np.uint8)
     pictures = []
-    for image, overlay, has_evidence, caption in zip(
-        to_pixels(images), overlays.astype(np.uint8), heat.has_evidence, captions, strict=True
-    ):
-        pictures.append(drawing.Picture(image, caption))
+    for original, overlay, has_evidence in zip(originals, blended, heat.has_evidence, strict=True):
         if has_evidence:
-            pictures.append(drawing.Picture(overlay, "Grad-CAM"))
+            pictures.append(drawing.Picture(overlay, title))
         else:
-            pictures.append(drawing.Picture(image, "no positive\nevidence"))
+            pictures.append(drawing.Picture(original, "no positive\nevidence"))
     return pictures
 
 
-def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
+def cam_pictures(network, images, score, captions, views=EXACT_TURNS):
+    """Three Pictures of each image (N, C, S, S) in [-1, 1]: itself, Grad-CAM, the finer map.
+
+    views: of the finer map, as in GradCAM.
+    """
+    drawing = extra("drawing")
+    originals = []
+    for image, caption in zip(to_pixels(images), captions, strict=True):
+        originals.append(drawing.Picture(image, caption))
+    coarse = overlays(images, gradcam_maps(network, images, score), "Grad-CAM")
+    fine = overlays(images, finer_maps(network, images, score, views=views), "finer map")
+    return list(itertools.chain(*zip(originals, coarse, fine, strict=True)))
+
+
+def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
     """gradcam_right.png, gradcam_wrong.png and gradcam_real_fake.png of a test set.
 
     checkpoint: an MTD's; the last picture has images of its generator too.
@@ -2709,7 +2799,8 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=8):
             likeliest = torch.from_numpy(probabilities[chosen].argmax(1)).to(test.device)
             captions = [judgement.captions[i] for i in chosen]
             images = test.__getitems__(chosen).images
-            pictures = cam_pictures(mtd, images, class_score(likeliest), captions)
+            score = class_score(likeliest)
+            pictures = cam_pictures(mtd, images, score, captions, map_views(config))
         title = f"Grad-CAM of the likeliest class, {name} answers (test)"
         drawing.gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
     pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
@@ -2733,7 +2824,8 @@ def real_fake_pictures(checkpoint, test, seed, count):
         captions = []
         for kind, answer in zip(kinds, answers, strict=True):
             captions.append(f"{kind}, D {answer:.2f}\nwhat speaks for {meaning}")
-        pictures += cam_pictures(mtd, images, score, captions)
+        views = map_views(checkpoint.state["config"])
+        pictures += cam_pictures(mtd, images, score, captions, views)
     return pictures
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 import rollNumber_05 as malaria
-from benchmarks import classifier_scores, classifiers, conditional, generators, speed, sweep
+from benchmarks import (
+    anomaly,
+    classifier_scores,
+    classifiers,
+    conditional,
+    digits,
+    generators,
+    heatmaps,
+    speed,
+    sweep,
+)
 from benchmarks.runs import ROOT, finished_runs
 
 HEAD = """\
@@ -54,6 +64,19 @@ def describe_results(results):
         section(
             "Batch size, length, optimiser, rates, loss: benchmarks.sweep",
             sweep.summary(results / "sweep"),
+        ),
+        section("Digits: benchmarks.digits", digits.summary(results / "digits.jsonl")),
+        section(
+            "Where heat maps point: benchmarks.heatmaps --demo",
+            heatmaps.demo_summary(results / "heatmaps_demo.jsonl"),
+        ),
+        section(
+            "What answers hang on: benchmarks.heatmaps",
+            heatmaps.faithfulness_summary(results / "heatmaps_faithfulness.jsonl"),
+        ),
+        section(
+            "What is unlike the training cells: benchmarks.anomaly",
+            anomaly.summary(results / "anomaly.jsonl"),
         ),
         section("Speed: benchmarks.speed", speed.summary(results / "speed.json")),
     ]

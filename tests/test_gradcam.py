@@ -1,8 +1,11 @@
-"""Grad-CAM against Captum, what it leaves behind, and its maps as pictures."""
+"""Grad-CAM and its kin against other implementations, what they leave behind, their pictures."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
-from captum.attr import LayerGradCam
+from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
 import rollNumber_05 as malaria
@@ -29,9 +32,9 @@ def mtd():
 # Raw maps
 
 
-def gradcam(mtd, images, score, layer=None):
-    """Raw maps (N, h, w)."""
-    with malaria.GradCAM(mtd, layer) as cam:
+def gradcam(mtd, images, score, *arguments):
+    """Raw maps (N, h, w); further arguments are those of GradCAM: layer, method, views."""
+    with malaria.GradCAM(mtd, *arguments) as cam:
         return cam(images, score)
 
 
@@ -76,6 +79,115 @@ def test_maps_of_a_plain_discriminator_are_captums(images):
     ours = gradcam(discriminator, images, malaria.real_score)
     theirs = captum(lambda x: discriminator(x).real_logits, discriminator.features, images)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+class ClassLogits(nn.Module):
+    """An MTD as a classifier that returns logits (B, n)."""
+
+    def __init__(self, mtd):
+        super().__init__()
+        self.mtd = mtd
+
+    def forward(self, images):
+        """Class logits (B, n)."""
+        return self.mtd(images).class_logits
+
+
+def jacob_gil(name, mtd, layer, images):
+    """Heat maps (N, S, S) in [0, 1] of a method of pytorch-grad-cam; the test needs the package."""
+    package = pytest.importorskip("pytorch_grad_cam")
+    targets_of = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    targets = [targets_of.ClassifierOutputTarget(label) for label in LABELS.tolist()]
+    with getattr(package, name)(ClassLogits(mtd), [layer]) as cam:
+        return torch.from_numpy(cam(images, targets))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_hirescam_is_captums_gradient_times_activation(mtd, images, level):
+    """Summed over the feature maps, at each layer."""
+    layer = mtd.activations(level)
+    ours = gradcam(mtd, images, malaria.class_score(LABELS), layer, "hires")
+    explainer = LayerGradientXActivation(ClassLogits(mtd), layer)
+    theirs = explainer.attribute(images, LABELS).sum(1).relu().detach()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("method", "theirs"), [("grad", "GradCAM"), ("hires", "HiResCAM"), ("layer", "LayerCAM")]
+)
+def test_heat_maps_are_those_of_pytorch_grad_cam(mtd, images, method, theirs, level):
+    """Resized and scaled, of each method at each layer."""
+    layer = mtd.activations(level)
+    raw = gradcam(mtd, images, malaria.class_score(LABELS), layer, method)
+    expected = jacob_gil(theirs, mtd, layer, images)
+    torch.testing.assert_close(malaria.heat_maps(raw, 64).maps, expected, rtol=0, atol=1e-5)
+
+
+def test_layercam_weighs_by_positive_gradients_only(mtd, images):
+    """So it is HiResCAM where no gradient is negative: on weights and inputs that are positive."""
+    for parameter in mtd.parameters():
+        parameter.data.abs_()
+    score = malaria.class_score(LABELS)
+    hires, layer = (gradcam(mtd, images, score, None, method) for method in ("hires", "layer"))
+    torch.testing.assert_close(layer, hires)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64, 128])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_activations_are_those_of_the_last_convolutions(size, level):
+    """4x4, 8x8 and 16x16; 7x7 and 14x14 of images of 28 pixels."""
+    network = malaria.MultiTaskDiscriminator(num_classes=4, image_size=size, width=16)
+    image = torch.zeros(1, 3, size, size)
+    maps = gradcam(network, image, malaria.real_score, network.activations(level))
+    assert maps.shape[1] == malaria.SIDES[size][level]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_activations_come_after_the_nonlinearity(mtd, level):
+    """Those before it would carry evidence that the network does not pass on."""
+    assert isinstance(mtd.activations(level), nn.LeakyReLU)
+
+
+@pytest.mark.parametrize("number", range(malaria.EXACT_TURNS))
+def test_a_map_is_turned_back_as_its_image_was_turned(number):
+    """Each of the exact turns of an image, taken for a map."""
+    images = torch.rand(2, 1, 5, 5)
+    turned = list(itertools.islice(malaria.turns(images), malaria.EXACT_TURNS))[number]
+    assert torch.equal(malaria.turned_back(turned[:, 0], number), images[:, 0])
+
+
+def test_maps_over_views_are_means_of_maps_turned_back(mtd, images):
+    """Each as the image lies."""
+    score = malaria.class_score(LABELS)
+    expected = []
+    views = itertools.islice(malaria.turns(images), malaria.EXACT_TURNS)
+    for number, view in enumerate(views):
+        expected.append(malaria.turned_back(gradcam(mtd, view, score), number))
+    ours = gradcam(mtd, images, score, None, "grad", malaria.EXACT_TURNS)
+    torch.testing.assert_close(ours, torch.stack(expected).mean(0))
+
+
+def test_maps_over_views_turn_with_the_image(mtd, images):
+    """By a quarter turn."""
+    score = malaria.class_score(LABELS)
+    arguments = (mtd.activations(2), "layer", malaria.EXACT_TURNS)
+    maps = gradcam(mtd, images, score, *arguments)
+    of_turned = gradcam(mtd, torch.rot90(images, 1, (2, 3)), score, *arguments)
+    torch.testing.assert_close(of_turned, torch.rot90(maps, 1, (1, 2)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [0, 9])
+def test_other_numbers_of_views_are_refused(mtd, views):
+    """The further turns need resampling and cannot be turned back exactly."""
+    with pytest.raises(ValueError, match=f"views {views}: 1 to 8"):
+        malaria.GradCAM(mtd, views=views)
+
+
+def test_an_unknown_method_is_refused(mtd):
+    """It is not taken for Grad-CAM."""
+    with pytest.raises(KeyError, match="score"):
+        malaria.GradCAM(mtd, method="score")
 
 
 @pytest.mark.parametrize(
@@ -218,23 +330,72 @@ def brightness_mtd():
 
 
 @pytest.fixture(params=[(4, 4), (4, 24), (20, 12), (26, 26)], ids=str)
-def bright_spot(request, brightness_mtd):
-    """(row, column, HeatMaps) of the one bright spot of a dark image, and what Grad-CAM says."""
-    row, column = request.param
+def spot(request):
+    """Row and column of the middle of the one bright spot, 8 pixels wide, of a dark image."""
+    return request.param
+
+
+@pytest.fixture
+def spot_image(spot):
+    """The dark image (1, 3, 32, 32) with its bright spot."""
+    row, column = spot
     image = torch.full((1, 3, 32, 32), -1.0)
     image[:, :, row - 4 : row + 4, column - 4 : column + 4] = 1
-    raw = gradcam(brightness_mtd, image, malaria.class_score(torch.tensor([0])))
-    return row, column, malaria.heat_maps(raw, 32)
+    return image
+
+
+def distance_of_peak(heat, spot):
+    """How far the peak of HeatMaps of one image is from a place, along rows or columns."""
+    peak = torch.tensor(divmod(heat.maps[0].argmax().item(), heat.maps.shape[-1]))
+    return (peak - torch.tensor(spot)).abs().max()
+
+
+@pytest.fixture
+def bright_spot(brightness_mtd, spot_image):
+    """The HeatMaps of what Grad-CAM says of the bright spot."""
+    raw = gradcam(brightness_mtd, spot_image, malaria.class_score(torch.tensor([0])))
+    return malaria.heat_maps(raw, 32)
 
 
 def test_planted_evidence_is_found(bright_spot):
     """There is some."""
-    _, _, heat = bright_spot
-    assert heat.has_evidence.all()
+    assert bright_spot.has_evidence.all()
 
 
-def test_a_heat_map_peaks_at_planted_evidence(bright_spot):
+def test_a_heat_map_peaks_at_planted_evidence(bright_spot, spot):
     """Within a place of the 4x4 map, 8 pixels wide."""
-    row, column, heat = bright_spot
-    peak = torch.tensor(divmod(heat.maps[0].argmax().item(), 32))
-    assert (peak - torch.tensor([row, column])).abs().max() <= 6
+    assert distance_of_peak(bright_spot, spot) <= 6
+
+
+# The finer map
+
+
+def test_a_finer_map_is_the_product_of_a_coarse_one_and_a_fine_one(mtd, images):
+    """Scaled to [0, 1]."""
+    score = malaria.class_score(LABELS)
+    product = torch.ones(len(images), 64, 64)
+    for level in (0, 2):
+        raw = gradcam(mtd, images, score, mtd.activations(level), "layer", malaria.EXACT_TURNS)
+        product *= malaria.heat_maps(raw, 64).maps
+    expected = malaria.heat_maps(product, 64).maps
+    torch.testing.assert_close(malaria.finer_maps(mtd, images, score).maps, expected)
+
+
+def test_a_finer_map_reaches_from_0_to_1(mtd, images):
+    """Each for itself."""
+    heat = malaria.finer_maps(mtd, images, malaria.real_score)
+    lows, highs = heat.maps.aminmax(dim=2)
+    assert (lows.amin(1), highs.amax(1)) == (pytest.approx(np.zeros(6)), pytest.approx(np.ones(6)))
+
+
+def test_a_finer_map_peaks_at_planted_evidence(brightness_mtd, spot_image, spot):
+    """On the spot, near its middle."""
+    heat = malaria.finer_maps(brightness_mtd, spot_image, malaria.class_score(torch.tensor([0])))
+    assert distance_of_peak(heat, spot) <= 2
+
+
+def test_a_finer_map_lies_on_planted_evidence(brightness_mtd, spot_image):
+    """Nearly all of its sum, though the spot is a sixteenth of the image."""
+    heat = malaria.finer_maps(brightness_mtd, spot_image, malaria.class_score(torch.tensor([0])))
+    on_spot = heat.maps[spot_image[:, 0] > 0].sum()
+    assert on_spot / heat.maps.sum() > 0.8

@@ -1,7 +1,6 @@
 """Training end to end, as a user runs it: pictures, numbers, resuming, Ctrl-C and locks."""
 
 import csv
-import dataclasses
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import rollNumber_05 as malaria
-from extras import classes, crops, demo_set, run_folder
+from extras import classes, demo_set, run_folder
 
 
 def number(text):
@@ -218,74 +217,6 @@ def test_json_of_task_data_counts_what_the_demo_set_has(demo, run_script):
     assert report["splits"].keys() == set(malaria.SPLITS)
     images = [split["images"] for split in report["splits"].values()]
     assert sum(images) == demo_set.FIELDS
-
-
-# Where Grad-CAM points to: the parasites of the demo set are known
-
-
-def parasite_masks(folder, data):
-    """Where the parasite of each crop is, a little widened: bool (N, S * S)."""
-    masks = np.load(folder / "results/demo_data/masks.npz")
-    size = data.images.shape[1]
-    rows = []
-    for row in data.rows:
-        field = masks[Path(data.index.sources[row]).stem]
-        image = field[:, :, None].astype(np.uint8) * 255
-        crop = crops.crop_cell(image, data.index.boxes[row], size)
-        inside = (crop[:, :, 0] > 127).astype(np.uint8)
-        rows.append(cv2.dilate(inside, np.ones((5, 5))).flatten() > 0)
-    return np.stack(rows)
-
-
-def pointing_game(folder, data, mtd):
-    """{class: (share of peaks on the parasite, share of pixels on it)}, and the heat maps."""
-    inside = parasite_masks(folder, data)
-    images = data.__getitems__(range(len(data))).images
-    with malaria.GradCAM(mtd) as cam:
-        heat = malaria.heat_maps(cam(images, malaria.class_score(data.labels)), images.shape[-1])
-    peaks = heat.maps.flatten(1).argmax(1).numpy()
-    hits = inside[np.arange(len(data)), peaks]
-    shares = {}
-    for number, name in enumerate(data.classes):
-        of_class = data.labels.numpy() == number
-        shares[name] = (hits[of_class].mean(), inside[of_class].mean())
-    return shares, heat
-
-
-def test_heat_maps_point_at_the_largest_parasites(demo):
-    """The peak of a schizont's map is on it more often than a random pixel."""
-    mtd = malaria.load_checkpoint(demo.mtd, "mtd").discriminator
-    shares, _ = pointing_game(demo.folder, demo.data().split("val", "test"), mtd)
-    hits, chance = shares["schizont"]
-    assert hits > chance + 0.1
-
-
-def test_heat_maps_have_evidence(demo):
-    """Nearly all of them."""
-    mtd = malaria.load_checkpoint(demo.mtd, "mtd").discriminator
-    _, heat = pointing_game(demo.folder, demo.data().split("val", "test"), mtd)
-    assert heat.has_evidence.float().mean() > 0.9
-
-
-@pytest.mark.long
-def test_after_a_longer_training_heat_maps_point_at_the_parasites(demo, tmp_path):
-    """Of all stages but rings.
-
-    Those have no more hits than chance in some trainings, though the maps are right: that is tested
-    with planted evidence and against Captum.
-    """
-    data = demo.data()
-    config = malaria.Config(
-        image_size=32, epochs=4, adversarial_every=1, results_dir=str(tmp_path / "results")
-    )
-    malaria.train("gan", config, data)
-    config = dataclasses.replace(config, weights=str(tmp_path / "results/gan/last.pt"))
-    malaria.train("mtd", config, data)
-    mtd = malaria.load_checkpoint(tmp_path / "results/mtd/best.pt", "mtd").discriminator
-    shares, _ = pointing_game(demo.folder, data.split("val", "test"), mtd)
-    for name in ("trophozoite", "schizont", "gametocyte"):
-        hits, chance = shares[name]
-        assert hits > chance + 0.1, name
 
 
 # Other choices run to the end
