@@ -23,7 +23,7 @@ from extras.fields import Box, DataError, DataFolder, Field, read_fields
 from extras.paths import SPLITS
 from extras.splits import count_near_copies, deal_splits
 
-CACHE_VERSION = 7  # raise it when readers, crops or splits change
+CACHE_VERSION = 8  # raise it when readers, crops or splits change
 
 
 class CropSettings(NamedTuple):

@@ -11,54 +11,62 @@ import codecs
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+from extras.contradictions import (
+    is_about_many,
+    without_contradictions,
+    without_double_labels,
+    without_labels_of_other_folders,
+)
+from extras.links import AmbiguousNameError, ImageIndex, Link, find_image, shortened
 from extras.paths import (
-    BETWEEN_WORDS,
-    COPY_WORDS,
+    CELL_WORDS,
     IMAGE_ENDINGS,
     MAGNIFICATIONS,
+    MASK_FOLDERS,
+    MASK_NAME,
     MICROSCOPES,
-    ROLE_WORDS,
-    SPLIT_SPELLINGS,
+    PASSED_OVER,
     SPLITS,
-    UNREAD_IMAGE_ENDINGS,
+    image_tags,
+    is_folder_of_copies,
+    is_result_of_a_run,
     later_split,
+    may_be_class,
     path_tags,
     places,
-    places_differ,
     plain,
     split_in_path,
+    split_of_list,
     stem_key,
     tags_conflict,
 )
+from extras.unread import (
+    note_class_folders,
+    note_label_files,
+    note_left_out,
+    note_other_sources,
+    note_unread_files,
+    nothing_found,
+    shorten_notes,
+)
 
-PASSED_OVER = re.compile(r"\.|__MACOSX|results$")  # folders without data
-OWNER = re.compile(
-    r"(patient|subject|person|donor|case|specimen|slide|smear|sample|batch|day|site|pt?|s)[ _-]*\d+"
-)
-NO_CLASS = re.compile(  # a date, a magnification, a part of a download
-    r"\d{4}[-_. ]\d\d([-_. ]\d\d)?$|\d+x$|part[ _-]*\d+$"
-)
-MASK_FOLDERS = {"gt", "label", "labels", "ground truth", "ground_truth", "groundtruth"}
 UNKNOWN = {"unknown", "unlabelled", "unlabeled"}
-MASK_NAME = re.compile(r"(.+?)[_\- ]*(masks?|overlay|segmentation)[_\- ]*\d*")  # of a file
-MANY_IN_ONE = (".json", ".jsonl", ".csv", ".tsv")  # files that can be about many images
+MOST_BYTES = 2**30  # of a file of text; larger ones are not read
+LONGEST_NAME = 4096  # of an image with its folders; a system has no longer ones
+LONGEST_LABEL = 200
+LEAST_FIELDS = 3  # one a split
 FRACTIONS = (1, 1)  # the frame of a box in fractions of the image
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message is one line, without the name of the data folder."""
-
-
-class AmbiguousNameError(LookupError):
-    """The name of an image fits several equally well."""
 
 
 class Box(NamedTuple):
@@ -135,62 +143,89 @@ class DataFolder:
         self.root = root
         self.name = name  # as the user wrote it
         self.stats = []  # [relative name, bytes, modification time] of every file
-        self.images = {}  # stem_key: paths
         self.json_files = []  # (path, content)
         self.listed_splits = {}  # path: split
         self.has_parallel_folders = False  # one of images, one of annotations, whatever their names
         self.ambiguous_files = set()  # whose names fit images of several places
         self.copy_folders = set()  # names of folders of masks, previews and the like, not read
+        self.result_folders = set()  # that are passed over as this program's own
         self.problems = []
         self.notes = []  # what a user should know, a line each
+        self._places = {}  # these three are filled when they are asked for
+        self._tags = {}
+        self._digests = {}
+        self.found_images = {}  # (file of an annotation, names in it): image or LookupError
+        paths = []
         for path in self.walk():
             info = path.stat()
             relative = path.relative_to(root).as_posix()
             self.stats.append([relative, info.st_size, info.st_mtime_ns])
             if path.suffix.lower() in IMAGE_ENDINGS:
-                self.images.setdefault(stem_key(path.name), []).append(path)
-        self.leave_out_masks()
+                paths.append(path)
+        self.images = ImageIndex(root, self.without_masks(paths))
 
-    def leave_out_masks(self):
-        """Take out images that their names, or their folders' names, say are masks of others."""
-        stems = {(path.parent, plain(path.stem)) for path in self.image_files()}
-        masks = []
-        for path in self.image_files():
+    def without_masks(self, paths):
+        """Images without those that their names, or their folders' names, say are masks."""
+        stems = {(path.parent, plain(path.stem)) for path in paths}
+        folders = {}  # (folder above that of the image, stem): folders of images
+        for path in paths:
+            key = (path.parent.parent, stem_key(path.name))
+            folders.setdefault(key, set()).add(path.parent)
+        kept = []
+        for path in paths:
             found = MASK_NAME.fullmatch(plain(path.stem))
             by_name = found is not None and (path.parent, found[1]) in stems
-            by_folder = plain(path.parent.name) in MASK_FOLDERS and self.has_stem_beside(path)
-            if by_name or by_folder:
-                masks.append(path)
-        for path in masks:
-            self.images[stem_key(path.name)].remove(path)
-        if masks:
-            self.notes.append(f"{len(masks)} images are masks by their names, and not used")
-
-    def has_stem_beside(self, path):
-        """Whether a folder beside a file's has an image of the same stem."""
-        for other in self.images.get(stem_key(path.name), []):
-            if other.parent != path.parent and other.parent.parent == path.parent.parent:
-                return True
-        return False
+            has_stem_beside = len(folders[path.parent.parent, stem_key(path.name)]) > 1
+            by_folder = plain(path.parent.name) in MASK_FOLDERS and has_stem_beside
+            if not by_name and not by_folder:
+                kept.append(path)
+        if len(kept) < len(paths):
+            count = len(paths) - len(kept)
+            self.notes.append(f"{count} images are masks by their names, and not used")
+        return kept
 
     def walk(self):
-        """Every file in order of its path, but hidden ones and those of folders without data."""
-        seen = set()  # links can lead back up
+        """Every file in order of its path, but hidden ones and those of folders without data.
+
+        Pipes, devices and links to folders above this one are passed over.
+        """
+        seen = set()  # links can lead in a circle
+        own_path = Path(self.root).resolve()
         for folder, folders, files in os.walk(self.root, followlinks=True):
-            real_path = os.path.realpath(folder)
-            if real_path in seen:
+            real_path = Path(folder).resolve()
+            is_data = self.can_hold_data(Path(folder), real_path in own_path.parents, files)
+            if real_path in seen or not is_data:
                 folders.clear()
                 continue
             seen.add(real_path)
-            if is_result_of_a_run(files):
-                folders.clear()
-                continue
-            self.copy_folders.update(name for name in folders if is_folder_of_copies(name))
-            folders[:] = sorted(name for name in folders if is_data_folder(name))
+            folders[:] = self.folders_with_data(Path(folder), sorted(folders))
             for name in sorted(files):
                 path = Path(folder, name)
                 if not name.startswith(".") and path.is_file():
                     yield path
+
+    def can_hold_data(self, folder, leads_up, files):
+        """Whether a folder is none of the program's results, and no link that leads up."""
+        if leads_up:
+            self.notes.append(f"{folder} links to a folder above the data; not followed")
+        elif is_result_of_a_run(files):
+            self.result_folders.add(str(self.relative(folder)))
+        else:
+            return True
+        return False
+
+    def folders_with_data(self, folder, names):
+        """Those of a folder's folders that can hold images, not copies or results."""
+        kept = []
+        for name in names:
+            is_of_copies = is_folder_of_copies(name) and not has_images_beside_masks(folder / name)
+            if is_of_copies:
+                self.copy_folders.add(name)
+            elif not PASSED_OVER.match(name):
+                kept.append(name)
+            elif name == "results":
+                self.result_folders.add(str(self.relative(folder / name)))
+        return kept
 
     def files(self, *endings):
         """Paths of the files whose names end so, in lower case."""
@@ -199,20 +234,58 @@ class DataFolder:
 
     def image_files(self):
         """Every image, in order of its path."""
-        return sorted(path for paths in self.images.values() for path in paths)
+        return self.images.paths()
+
+    @functools.cached_property
+    def image_set(self):
+        """The paths of all images, unordered."""
+        return set(self.image_files())
 
     def class_of(self, path, is_known):
         """The folder that names the class of a crop, or None: the last that is no tag, no role.
 
         A class that is_known, of several folders above each other, is the one.
         """
-        names = [name for name in reversed(self.folders_of(path)) if may_be_class(name)]
+        folders = self.folders_of(path)
+        above = [folders[:depth] for depth in range(len(folders), 0, -1)]
+        chosen = [
+            parts for parts in above if may_be_class(parts[-1]) or parts in self.class_folders
+        ]
+        names = [parts[-1] for parts in chosen]
         known = [name for name in names if is_known(name)]
         return next(iter(known + names), None)
 
+    @functools.cached_property
+    def class_folders(self):
+        """Folders of images that are a class though their names are of another kind.
+
+        It is the folder beside it that says so: cell beside background, valid beside invalid.
+        """
+        inside = {}  # folder, as its parts: names of the folders with images in it
+        for path in self.image_files():
+            parts = self.folders_of(path)
+            for depth, name in enumerate(parts):
+                inside.setdefault(parts[:depth], set()).add(name)
+        found = set()
+        for parent, names in inside.items():
+            classes = {name for name in names if may_be_class(name)}
+            for name in names - classes:
+                if (*parent, name) not in inside and is_class_beside(name, classes):
+                    found.add((*parent, name))
+        return found
+
+    def split_of_folders(self, path):
+        """The split that the folders above an image tell, or None."""
+        folders = self.folders_of(path)
+        for depth in range(len(folders), 0, -1):
+            split = split_in_path(Path(folders[depth - 1]))
+            if split and folders[:depth] not in self.class_folders:
+                return split
+        return None
+
     def split_rank(self, path):
         """Sorts images by the split that their folders tell, train first; those of none before."""
-        split = split_in_path(self.relative(path.parent))
+        split = self.split_of_folders(path)
         return SPLITS.index(split) if split else -1
 
     def problem(self, file, reason):
@@ -240,7 +313,7 @@ class DataFolder:
 
     def image_count(self):
         """How many images there are."""
-        return sum(len(paths) for paths in self.images.values())
+        return len(self.image_set)
 
     def relative(self, path):
         """A path of this folder without what is above it."""
@@ -250,27 +323,53 @@ class DataFolder:
         """The names of the folders between this one and a file."""
         return self.relative(path).parts[:-1]
 
+    def places_of(self, path):
+        """The places that the folders of an image tell."""
+        if path not in self._places:
+            self._places[path] = places(self.folders_of(path))
+        return self._places[path]
+
+    def tags_of(self, path):
+        """The image_tags of an image."""
+        if path not in self._tags:
+            self._tags[path] = image_tags(self.relative(path))
+        return self._tags[path]
+
+    def are_copies(self, paths):
+        """Whether files are one, or of the same content."""
+        if len(paths) == 1:
+            return True
+        for path in paths:
+            if path not in self._digests:
+                self._digests[path] = hashlib.sha1(path.read_bytes()).digest()
+        return len({self._digests[path] for path in paths}) == 1
+
     @contextlib.contextmanager
     def noting_damage(self, path):
         """Pass over a file that cannot be parsed, in whatever way, and note it as a problem."""
         try:
             yield
+        except DataError as error:
+            self.problem(path, str(error))
         except Exception as error:  # files are damaged in more ways than can be listed
             reason = " ".join(str(error).split())[:200]
-            self.problems.append(Problem(path, f"damaged ({type(error).__name__}: {reason})"))
+            self.problem(path, f"damaged ({type(error).__name__}: {reason})")
 
     def read_shared_files(self):
         """Read what is about many images at once: JSON files and split lists."""
         for path in self.files(".json"):
             with self.noting_damage(path):
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
-                self.json_files.append((path, content))
-        lists = [path for path in self.files(".txt") if path.stem.lower() in SPLIT_SPELLINGS]
-        lists.sort(key=lambda path: SPLITS.index(SPLIT_SPELLINGS[path.stem.lower()]))
+                self.json_files.append((path, json.loads(text_of(path))))
+        lists = [path for path in self.files(".txt") if split_of_list(path.stem)]
+        lists.sort(key=lambda path: SPLITS.index(split_of_list(path.stem)))
         in_two = set()
+        indices = {}  # folder: ImageIndex of the images under it
         for path in lists:  # train before val before test, so that the later one stands
-            split = SPLIT_SPELLINGS[path.stem.lower()]
-            for image in self.images_in_list(path):
+            split = split_of_list(path.stem)
+            images = self.images_in_list(path, indices)
+            if not images:
+                self.notes.append(f"{self.relative(path)} lists none of the images")
+            for image in images:
                 if self.listed_splits.get(image, split) != split:
                     in_two.add(image)
                 self.listed_splits[image] = split
@@ -284,17 +383,35 @@ class DataFolder:
                 "each stays in the later of train, val, test"
             )
 
-    def images_in_list(self, path):
-        """The images that a list of stems, file names or paths names, one a line."""
-        for line in text_of(path).splitlines():
+    def images_in_list(self, path, indices):
+        """The images that a list of stems, file names or paths names, one a line.
+
+        Those count that lie under the list's own folder, or the next above that has images, and
+        that are not of another patient or microscope. indices: kept from list to list.
+        """
+        scope = next(parent for parent in path.parents if parent in self.images_under)
+        if scope not in indices:
+            indices[scope] = ImageIndex(self.root, self.images_under[scope])
+        own_places = places(self.folders_of(path)) & self.known_places
+        own_tags = path_tags(self.relative(path)) - set(SPLITS)
+        found = []
+        for line in dict.fromkeys(text_of(path).splitlines()):
             first_word = line.strip().split(" ")[0]  # what follows can be a VOC flag
-            for name in (line.strip(), first_word):
-                candidates = self.images.get(stem_key(name), [])
-                listed = name.replace("\\", "/")
-                shared = [shared_folders(image, listed) for image in candidates]
-                for image, count in zip(candidates, shared, strict=True):
-                    if count == max(shared):
-                        yield image
+            for name in {line.strip(), first_word}:
+                for image in indices[scope].listed(name[-LONGEST_NAME:].replace("\\", "/")):
+                    is_of_place = own_places <= self.places_of(image)
+                    if is_of_place and not tags_conflict(own_tags, self.tags_of(image)):
+                        found.append(image)
+        return found
+
+    @functools.cached_property
+    def images_under(self):
+        """{folder: the images in it and in its folders}, for this folder in any case."""
+        found = {self.root: []}
+        for path in self.image_files():
+            for folder in list(path.parents)[: len(self.folders_of(path)) + 1]:
+                found.setdefault(folder, []).append(path)
+        return found
 
     def json_items(self, key):
         """(path, item) of every JSON file that is a list of objects with `key`."""
@@ -308,183 +425,82 @@ class DataFolder:
     def annotation(self, file, image_names, cells, frame=None, split=None):
         """An Annotation of plain values: cells are (class, (x, y, w, h) or None) pairs.
 
-        frame: (width, height) of the image that the boxes are in, if the file says it.
+        frame: (width, height) of the image that the boxes are in, if the file says it. Raises
+        DataError if a class has a name of more than LONGEST_LABEL characters.
         """
         boxed = []
         for label, box in cells:
-            boxed.append(Cell(str(label), None if box is None else make_box(box, frame)))
-        names = [str(name).replace("\\", "/") for name in image_names]
+            label = str(label)
+            if len(label) > LONGEST_LABEL:
+                raise DataError(f"{shortened(label)} is no name of a class: it is too long")
+            boxed.append(Cell(label, None if box is None else make_box(box, frame)))
+        names = [str(name)[-LONGEST_NAME:].replace("\\", "/") for name in image_names]
         return Annotation(file, names, boxed, split)
 
     def has_image(self, name):
         """Whether there is an image of that stem."""
-        return stem_key(name) in self.images
-
-    def find_image(self, annotation):
-        """The image that an annotation is about. Raises LookupError, which says why, if none is."""
-        reason = f"names {annotation.image_names[0]}, which is not among the images"
-        for name in annotation.image_names:
-            candidates = self.images.get(stem_key(name), [])
-            link = Link(self, annotation, name)
-            possible = [path for path in candidates if link.is_possible(path)]
-            if possible:
-                return link.best(possible)
-            if candidates:
-                reason = f"names {name}; {candidates[0]} has that name, but is of another place"
-        raise LookupError(reason)
+        return stem_key(name) in self.images.by_stem
 
     def field(self, annotation):
         """The Field of an annotation; None, and noted, if its image is not there."""
         try:
-            path = self.find_image(annotation)
+            path = find_image(self, annotation)
         except LookupError as error:
             self.problem(annotation.file, str(error.args[0]))
             if isinstance(error, AmbiguousNameError):
                 self.ambiguous_files.add(annotation.file)
             return None
-        about_many = annotation.file.suffix.lower() in MANY_IN_ONE
-        annotated_in = annotation.file if about_many else annotation.file.parent
         split = (
             self.listed_splits.get(path)
             or annotation.split
-            or split_in_path(self.relative(path.parent))
-            or split_in_path(self.relative(annotated_in))
+            or self.split_of_folders(path)
+            or self.split_of_annotation(annotation, path)
         )
         tags = path_tags(self.relative(annotation.file)) | path_tags(self.relative(path))
         return Field(path, annotation.cells, split, tags | path_tags(annotation.image_names[0]))
 
+    def split_of_annotation(self, annotation, path):
+        """The split that the place of an annotation tells, or None, as where it is the image."""
+        if annotation.file == path:
+            return None
+        relative = self.relative(annotation.file)
+        return split_in_path(relative if is_about_many(annotation) else relative.parent)
+
+
+def has_images_beside_masks(folder):
+    """Whether a folder that is named after masks or segmentation has images in folders of its own.
+
+    As in "Malaria Segmentation Dataset", which holds images and masks.
+    """
+    with contextlib.suppress(OSError):
+        names = [path.name for path in folder.iterdir() if path.is_dir()]
+        has_copies = any(map(is_folder_of_copies, names))
+        return has_copies and not all(map(is_folder_of_copies, names))
+    return False
+
+
+def is_class_beside(name, classes):
+    """Whether a folder whose name is no class's is one, as the classes beside it say."""
+    is_of_cells = plain(name) in CELL_WORDS and len(classes) == 1
+    is_opposite = f"in{plain(name)}" in map(plain, classes)
+    return is_of_cells or is_opposite
+
 
 def text_of(path):
-    """The text of a file in UTF-8, or in UTF-16 if its mark says so, as PowerShell writes it."""
+    """The text of a file in UTF-8, in UTF-16 if its mark says so, or else in Windows' Latin.
+
+    PowerShell writes UTF-16, Excel often the last. Raises DataError if it is larger than
+    MOST_BYTES.
+    """
+    if path.stat().st_size > MOST_BYTES:
+        raise DataError(f"larger than {MOST_BYTES // 2**20} MiB; split it up")
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
-    return content.decode("utf-8-sig", errors="replace")
-
-
-def is_role(name):
-    """Whether a folder's name only says what kind of file is in it: images, cell_images, img2."""
-    words = [word.rstrip("0123456789") for word in BETWEEN_WORDS.split(plain(name))]
-    return any(words) and all(word in ROLE_WORDS or not word for word in words)
-
-
-def may_be_class(name):
-    """Whether a folder's name can be that of a class."""
-    if path_tags(name) or is_role(name) or is_owner(name):
-        return False
-    return not NO_CLASS.match(plain(name))
-
-
-def is_owner(name):
-    """Whether a folder's name says whose or from where its images are: patient_3, slide 7."""
-    return bool(OWNER.match(plain(name)))
-
-
-def is_folder_of_copies(name):
-    """Whether a folder of that name holds masks, previews or the like, not the images."""
-    words = set(re.split(r"[\s_\-.]+", plain(name)))
-    return bool(words & COPY_WORDS)
-
-
-def is_data_folder(name):
-    """Whether a folder of that name can hold the images themselves, not copies or results."""
-    return not PASSED_OVER.match(name) and not is_folder_of_copies(name)
-
-
-def is_result_of_a_run(files):
-    """Whether files of one folder are what this program leaves: a run, or generated images."""
-    names = set(files)
-    is_run = {"config.json", "last.pt"} <= names or {"metrics.csv", "last.pt"} <= names
-    is_sheet = {"cells.png", "skipped.csv"} <= names
-    is_generated = {"grid.png", "0000.png"} <= names
-    return is_run or is_sheet or is_generated or "gradcam_right.png" in names
-
-
-class Link:
-    """How an annotation points to images by one of the names in it."""
-
-    def __init__(self, folder, annotation, name):
-        self.folder = folder
-        self.file = annotation.file
-        self.name = name
-        self.tags = path_tags(folder.relative(annotation.file))
-        inner = PurePosixPath(name)
-        inner_places = places(inner.parts[:-1])
-        self.places = places(folder.folders_of(annotation.file))
-        self.hints = self.places | inner_places  # may tell a place that is not of this tree
-        is_absolute = inner.is_absolute() or ":" in name
-        if is_absolute:  # of another machine, but a place of this tree is meant
-            inner_places = inner_places & folder.known_places
-        self.places = self.places | inner_places
-        if not is_absolute:
-            self.tags = self.tags | path_tags(inner.parent)
-        if annotation.file.suffix.lower() in MANY_IN_ONE:
-            self.hints = self.hints | places([annotation.file.stem])
-
-    def is_possible(self, path):
-        """Whether an image is not plainly of another split, microscope or place."""
-        if tags_conflict(self.tags, path_tags(self.folder.relative(path))):
-            return False
-        if self.folder.has_parallel_folders:
-            return True
-        return not places_differ(self.places, places(self.folder.folders_of(path)))
-
-    def shares_place(self, path):
-        """Whether an annotation says of an image which patient, microscope or split it is from."""
-        relative = self.folder.relative(path)
-        shared_tags = self.tags & path_tags(relative.parent)
-        return bool(shared_tags or self.hints & places(relative.parts[:-1]))
-
-    def closeness(self, path):
-        """What an annotation and an image share, the weightiest first."""
-        image_places = places(self.folder.folders_of(path))
-        image_tags = path_tags(self.folder.relative(path))
-        return (
-            path == self.file,
-            len(self.hints & image_places),
-            shared_folders(path, self.name),
-            shared_from_root(self.folder.relative(path), self.folder.relative(self.file)),
-            path.parent == self.file.parent,
-            plain(path.stem) == plain(PurePosixPath(self.name).stem),
-            path.stem == PurePosixPath(self.name).stem,
-            plain(path.suffix) == plain(PurePosixPath(self.name).suffix),
-            -len(image_places - self.hints),
-            -len(self.hints - image_places),
-            shared_folders(path, self.file),
-            len(self.tags & image_tags),
-            -len(image_tags - self.tags),
-        )
-
-    def best(self, paths):
-        """The closest of some images. Raises LookupError if several are, and are not copies."""
-        closest = max(map(self.closeness, paths))
-        best = [path for path in paths if self.closeness(path) == closest]
-        if len(best) > 1 and len({path.read_bytes() for path in best}) > 1:
-            names = ", ".join(str(self.folder.relative(path)) for path in best[:3])
-            raise AmbiguousNameError(f"names {self.name}, which fits {names} equally well")
-        return best[0]
-
-
-def shared_from_root(path, other):
-    """How many folders two relative paths share from the root on."""
-    count = 0
-    for folder, other_folder in zip(path.parts[:-1], other.parts[:-1], strict=False):
-        if plain(folder) != plain(other_folder):
-            break
-        count += 1
-    return count
-
-
-def shared_folders(path, other):
-    """How many folders directly above two files have the same names."""
-    folders = PurePosixPath(path).parts[-2::-1]
-    other_folders = PurePosixPath(other).parts[-2::-1]
-    count = 0
-    for folder, other_folder in zip(folders, other_folders, strict=False):
-        if plain(folder) != plain(other_folder):
-            break
-        count += 1
-    return count
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def merge_fields(fields):
@@ -530,9 +546,11 @@ class Readers(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What one reader found: how many annotations, their fields, those wanted, and problems.
+    """What one reader found.
 
+    annotation_count: how many annotations. wanted: the fields that are not left out.
     in_two_splits: images of wanted fields that different splits are told of.
+    files: those that it read.
     """
 
     layout: str
@@ -541,6 +559,7 @@ class Source(NamedTuple):
     wanted: list[Field]
     problems: list[Problem]
     in_two_splits: set[Path]
+    files: set[Path]
 
 
 def read_source(folder, layout, reader, unwanted):
@@ -549,88 +568,70 @@ def read_source(folder, layout, reader, unwanted):
     folder.problems = []
     annotations = list(reader(folder))
     folder.has_parallel_folders = are_parallel(folder, annotations)
+    folder.found_images = {}
     found = [(annotation, folder.field(annotation)) for annotation in annotations]
     sure = [pair for pair in found if pair[1] and folder.is_sure(*pair)]
     fields = [field for _, field in without_contradictions(folder, sure)]
-    problems = folder.problems
-    folder.problems = shared_problems
     wanted = [field for field in fields if not field.tags & unwanted]
     in_two = in_two_splits(wanted)
-    return Source(layout, len(found), fields, merge_fields(wanted), problems, in_two)
-
-
-def without_contradictions(folder, pairs):
-    """The (annotation, field) pairs but for those that say of one image what another's is.
-
-    Where annotations that cannot both be of an image differ in their cells, only the closest
-    counts, or none; the others are problems.
-    """
-    by_path = {}
-    for annotation, field in pairs:
-        by_path.setdefault(field.path, []).append((annotation, field))
-    kept = []
-    for path, of_image in by_path.items():
-        if len(of_image) == 1 or not contradict([annotation for annotation, _ in of_image]):
-            kept += of_image
-            continue
-        closeness = []
-        for annotation, _ in of_image:
-            link = Link(folder, annotation, annotation.image_names[0])
-            closeness.append(link.closeness(path))
-        best = max(closeness)
-        for pair, value in zip(of_image, closeness, strict=True):
-            if value == best and closeness.count(best) == 1:
-                kept.append(pair)
-            else:
-                folder.problem(pair[0].file, f"says of {path.name} what another does not")
-    return kept
-
-
-def contradict(annotations):
-    """Whether annotations of one image differ, and are entries of one file or of files alike.
-
-    Files about many images add to each other: one of train, one of test, say.
-    """
-    if len({tuple(annotation.cells) for annotation in annotations}) == 1:
-        return False
-    files = [annotation.file for annotation in annotations]
-    about_many = any(file.suffix.lower() in MANY_IN_ONE for file in files)
-    entries = {(annotation.file, annotation.split) for annotation in annotations}
-    has_two_entries = len(entries) < len(files)
-    return has_two_entries or not about_many
+    wanted = without_double_labels(folder, merge_fields(wanted))
+    wanted = without_labels_of_other_folders(folder, wanted)
+    problems = folder.problems
+    folder.problems = shared_problems
+    files = {annotation.file for annotation in annotations}
+    files.update(problem.file for problem in problems)
+    return Source(layout, len(found), fields, wanted, problems, in_two, files)
 
 
 def are_parallel(folder, annotations):
     """Whether all images are of one place, and all annotations, so that nothing can be mixed up."""
-    image_places = {frozenset(places(folder.folders_of(path))) for path in folder.image_files()}
+    image_places = {folder.places_of(path) for path in folder.image_files()}
+    if len(image_places) != 1:
+        return False
     annotation_places = set()
     for annotation in annotations:
         for name in annotation.image_names:
             annotation_places.add(frozenset(Link(folder, annotation, name).places))
-    return len(image_places) == 1 and len(annotation_places) == 1
+    return len(annotation_places) == 1
 
 
 def read_sources(folder, readers, unwanted):
-    """The Sources that have any fields. Raises DataError if there is none.
+    """The Sources that have any fields, and the files that any reader read.
 
     Folders are taken for classes, and images for unlabelled, only where no annotation is about
-    images: what cannot be joined to its image is not to be passed over.
+    images: what cannot be joined to its image is not to be passed over. Raises DataError if there
+    is none.
     """
     sources = [read_source(folder, *item, unwanted) for item in readers.annotations.items()]
-    problems = list(folder.problems)
-    for source in sources:
-        problems += source.problems
+    problems, files = problems_and_files(folder, sources)
     if not any(source.fields for source in sources):
         readers.explain_unread(folder)
     if not any(source.annotation_count for source in sources):
-        note_label_files(folder)
-        sources = [read_source(folder, "class folders", readers.class_folders, unwanted)]
-        if not sources[0].fields and not problems:
-            sources = [read_source(folder, "images without labels", readers.unlabelled, unwanted)]
+        sources = [read_unannotated(folder, readers, unwanted, may_lack_labels=not problems)]
     sources = [source for source in sources if source.fields]
     if not sources:
         raise DataError(nothing_found(folder, problems, readers))
-    return sources
+    return sources, files
+
+
+def problems_and_files(folder, sources):
+    """(problems, files) of Sources, and of what was read before them."""
+    problems = list(folder.problems)
+    files = {problem.file for problem in problems}
+    for source in sources:
+        problems += source.problems
+        files |= source.files
+    return problems, files
+
+
+def read_unannotated(folder, readers, unwanted, may_lack_labels):
+    """The Source of class folders, or else, if they may lack labels, of images without."""
+    source = read_source(folder, "class folders", readers.class_folders, unwanted)
+    if source.fields or not may_lack_labels:
+        return source
+    if any(not folder.class_of(path, may_be_class) for path in folder.image_files()):
+        note_class_folders(folder, folder.image_files(), "no classes, which take two folders")
+    return read_source(folder, "images without labels", readers.unlabelled, unwanted)
 
 
 def read_fields(folder, readers, microscope="both", magnification="all"):
@@ -639,92 +640,37 @@ def read_fields(folder, readers, microscope="both", magnification="all"):
     Of several sources in one tree the one with most wanted fields is taken, the first of equals.
     Raises DataError if nothing is found or wanted.
     """
+    from extras.box_checks import with_plausible_boxes  # it needs this module itself
+
     folder.read_shared_files()
     unwanted = set()
     if microscope != "both":
         unwanted |= MICROSCOPES - {microscope}
     if magnification != "all":
         unwanted |= MAGNIFICATIONS - {magnification}
-    sources = read_sources(folder, readers, unwanted)
+    sources, files = read_sources(folder, readers, unwanted)
+    folder.json_files = []  # they can be large
     best = max(sources, key=lambda source: len(source.wanted))
     if not best.wanted:
-        tags = set().union(*(field.tags for field in best.fields)) - set(SPLITS)
-        raise DataError(
-            f"--microscope {microscope} --magnification {magnification} "
-            f"leave out all fields, which are {', '.join(sorted(tags))}"
-        )
-    for source in sources:
-        if source is not best:
-            folder.notes.append(
-                f"also there, and not used: {source.layout}, {len(source.wanted)} wanted fields"
-            )
+        flags = f"--microscope {microscope} --magnification {magnification}"
+        raise DataError(nothing_wanted(best, unwanted, flags))
+    note_other_sources(folder, sources, best)
     note_left_out(folder, best, unwanted)
     folder.note_in_two_splits(best.in_two_splits)
     folder.problems = folder.problems + best.problems
-    note_unread_images(folder)
-    return best.layout, sorted(
-        best.wanted, key=lambda field: folder.relative(field.path).as_posix()
-    )
+    note_label_files(folder, files)
+    note_unread_files(folder)
+    shorten_notes(folder)
+    fields = with_plausible_boxes(folder, best.wanted)
+    if len(fields) < LEAST_FIELDS and folder.problems:
+        first = folder.problems[0]
+        raise DataError(f"{len(fields)} images are too few; {first.file}: {first.reason}")
+    return best.layout, sorted(fields, key=lambda field: folder.relative(field.path).as_posix())
 
 
-def note_left_out(folder, source, unwanted):
-    """Count the images of other microscopes and magnifications, and those without annotation."""
-    other = {field.path for field in source.fields if field.tags & unwanted}
-    if other:
-        folder.notes.append(
-            f"{len(other)} images of another microscope or magnification are left out; "
-            "see --microscope and --magnification"
-        )
-    annotated = {field.path for field in source.fields}
-    bare = [path for path in folder.image_files() if path not in annotated]
-    bare = [path for path in bare if not path_tags(folder.relative(path)) & unwanted]
-    if bare:
-        name = folder.relative(bare[0]).as_posix()
-        folder.notes.append(f"{len(bare)} images have no annotation, such as {name}; not used")
-
-
-def note_label_files(folder):
-    """Name files that may hold labels, where none of them was understood."""
-    names = []
-    for path in folder.files(".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml"):
-        is_text = path.suffix.lower() == ".txt"
-        is_list = path.stem.lower() in SPLIT_SPELLINGS
-        is_about = re.match(r"readme|licen[cs]e|requirements|classes", path.name.lower())
-        if not (is_text and is_list) and not is_about:
-            names.append(folder.relative(path).as_posix())
-    if names:
-        folder.notes.append(f"no labels were found in {', '.join(names[:3])}")
-    if folder.copy_folders:
-        folder.notes.append(
-            f"not read: the folders {', '.join(sorted(folder.copy_folders))}; "
-            "masks do not tell of which class a cell is, give boxes or class folders"
-        )
-
-
-def note_unread_images(folder):
-    """Count files that look like images and are not read, by their ending."""
-    endings = Counter()
-    for name, _, _ in folder.stats:
-        ending = PurePosixPath(name).suffix.lower()
-        if ending in UNREAD_IMAGE_ENDINGS:
-            endings[ending] += 1
-            reason = f"{ending} files are not read; convert them to PNG or JPEG"
-            folder.problems.append(Problem(folder.root / name, reason))
-    notes = []
-    for ending, count in endings.items():
-        notes.append(f"{count} {ending} files are not read; convert them to PNG or JPEG")
-    folder.notes += notes
-    return notes
-
-
-def nothing_found(folder, problems, readers):
-    """Why a folder cannot be used, in a line."""
-    reason = "no annotations, no class folders"
-    if problems:
-        reason = f"{problems[0].file}: {problems[0].reason}"
-    else:
-        reason = "; ".join(note_unread_images(folder)) or reason
-    return (
-        f"no data found: {folder.image_count()} images, {reason}; "
-        f"layouts: {', '.join(readers.annotations)}, class folders"
-    )
+def nothing_wanted(source, unwanted, flags):
+    """Why none of the fields of a Source is wanted, in a line. flags: those that leave some out."""
+    if any(not field.tags & unwanted for field in source.fields):
+        return f"{source.problems[-1].file}: {source.problems[-1].reason}"
+    tags = set().union(*(field.tags for field in source.fields)) - set(SPLITS)
+    return f"{flags} leave out all fields, which are {', '.join(sorted(tags))}"

@@ -1,16 +1,23 @@
 """Readers of other data sets' layouts; fields.py says what a reader is.
 
 READERS find annotations; explain_unread says of layouts that are known and not read what to do.
+Those of tables are in tables.py.
 """
 
-import csv
-import io
-import json
 import math
 import re
 
 from extras.fields import FRACTIONS, DataError, text_of
-from extras.paths import SPLIT_SPELLINGS
+from extras.links import shortened
+from extras.paths import places
+from extras.tables import corners, read_csv, read_jsonl, stated_size
+
+MOST_BYTES_OF_NAMES = 2**20  # of a file that tells the names of classes
+UNREAD_LISTS = {  # keys of the entries: whose JSON it is
+    frozenset({"image", "annotations"}): "CreateML's JSON",
+    frozenset({"image", "annotator"}): "Label Studio's JSON-MIN",
+}
+UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file
 
 
 def read_bbbc041(folder):
@@ -33,46 +40,87 @@ def read_bbbc041(folder):
             yield folder.annotation(path, [item["image"]["pathname"]], cells, frame)
 
 
-def corners(left, top, right, bottom):
-    """(x, y, w, h) of opposite corners."""
-    return left, top, right - left, bottom - top
+def json_objects(folder, *keys):
+    """(path, content) of every JSON file that is an object with these keys."""
+    for path, content in folder.json_files:
+        if isinstance(content, dict) and set(keys) <= set(content):
+            yield path, content
 
 
 def read_coco(folder):
-    """COCO: {images, annotations: [{image_id, category_id, bbox: [x, y, w, h]}], categories}."""
-    for path, content in folder.json_files:
-        if not isinstance(content, dict):
-            continue
-        if not {"images", "annotations", "categories"} <= set(content):
-            continue
+    """COCO: {images, annotations: [{image_id, category_id, bbox: [x, y, w, h]}], categories}.
+
+    Where bbox lacks it is that of the polygons in segmentation.
+    """
+    for path, content in json_objects(folder, "images", "annotations", "categories"):
         with folder.noting_damage(path):
-            names = {category["id"]: category["name"] for category in content["categories"]}
-            cells = {}
+            names = coco_names(content["categories"])
+            cells = {str(image["id"]): [] for image in content["images"]}
             for entry in content["annotations"]:
-                cell = (names.get(entry["category_id"]), entry.get("bbox") or ())
-                cells.setdefault(entry["image_id"], []).append(cell)
-            for image in content["images"]:
-                cells_of_image = cells.get(image["id"], [])
+                category = str(entry["category_id"])
+                if category not in names:
+                    folder.problem(path, f"category {category} is not among its categories")
+                elif str(entry["image_id"]) not in cells:
+                    folder.problem(path, f"image {entry['image_id']} is not among its images")
+                else:
+                    cell = (names[category], coco_box(entry))
+                    cells[str(entry["image_id"])].append(cell)
+            for image in coco_images(folder, path, content["images"]):
                 frame = stated_size(image.get("width"), image.get("height"))
-                yield folder.annotation(path, [image["file_name"]], cells_of_image, frame)
+                names_of_image = [image["file_name"]]
+                yield folder.annotation(path, names_of_image, cells[str(image["id"])], frame)
 
 
-def stated_size(width, height):
-    """(width, height) as numbers, or None where they are not given, or not as sizes."""
-    try:
-        size = (float(width), float(height))
-    except (TypeError, ValueError):
-        return None
-    return size if min(size) > 0 else None
+def coco_names(categories):
+    """{id as text: name} of COCO's categories. Raises DataError if an id has two names."""
+    names = {}
+    for category in categories:
+        name = names.setdefault(str(category["id"]), category["name"])
+        if name != category["name"]:
+            raise DataError(f"category {category['id']} is both {name} and {category['name']}")
+    return names
+
+
+def coco_images(folder, path, images):
+    """COCO's images but for those whose id is also another's: which one has the boxes is open."""
+    names_by_id = {}
+    for image in images:
+        names_by_id.setdefault(str(image["id"]), set()).add(image["file_name"])
+    for image in images:
+        if len(names_by_id[str(image["id"])]) == 1:
+            yield image
+        else:
+            folder.problem(path, f"{image['file_name']} has id {image['id']}, as another image has")
+
+
+def coco_box(entry):
+    """(x, y, w, h) of an entry of COCO: its bbox, or that of its polygons; () if it has neither."""
+    if entry.get("bbox"):
+        return entry["bbox"]
+    polygons = entry.get("segmentation")
+    if not isinstance(polygons, list) or not polygons:
+        return ()
+    numbers = [float(number) for polygon in polygons for number in polygon]
+    return box_of_points(list(zip(numbers[0::2], numbers[1::2], strict=True)))
+
+
+def box_of_points(points):
+    """(x, y, w, h) around [(x, y), ...]."""
+    xs = [point[0] for point in points]
+    ys = [point[1] for point in points]
+    return corners(min(xs), min(ys), max(xs), max(ys))
 
 
 def read_labelme(folder):
     """LabelMe: {shapes: [{label, points: [[x, y], ...]}], imagePath, imageWidth, imageHeight}."""
-    for path, content in folder.json_files:
-        if not isinstance(content, dict) or not {"shapes", "imagePath"} <= set(content):
-            continue
+    for path, content in json_objects(folder, "shapes", "imagePath"):
         with folder.noting_damage(path):
-            cells = [(shape["label"], labelme_box(shape)) for shape in content["shapes"]]
+            cells = []
+            for shape in content["shapes"]:
+                if len(shape["points"]) > 1:
+                    cells.append((shape["label"], labelme_box(shape)))
+                else:
+                    folder.problem(path, f"a point of {shape['label']} is no box; draw rectangles")
             frame = stated_size(content.get("imageWidth"), content.get("imageHeight"))
             yield folder.annotation(path, [path.name, content["imagePath"]], cells, frame)
 
@@ -84,27 +132,107 @@ def labelme_box(shape):
         (x, y), edge = points
         radius = math.dist((x, y), edge)
         return x - radius, y - radius, 2 * radius, 2 * radius
-    xs = [point[0] for point in points]
-    ys = [point[1] for point in points]
-    return corners(min(xs), min(ys), max(xs), max(ys))
+    return box_of_points(points)
+
+
+def read_supervisely(folder):
+    """Supervisely: {size, objects: [{classTitle, points: {exterior: [[x, y], ...]}}]}, an image."""
+    for path, content in json_objects(folder, "objects", "size"):
+        with folder.noting_damage(path):
+            cells = []
+            for entry in content["objects"]:
+                if entry.get("geometryType") in ("rectangle", "polygon"):
+                    box = box_of_points(entry["points"]["exterior"])
+                    cells.append((entry["classTitle"], box))
+                else:
+                    folder.problem(
+                        path, f"a {entry.get('geometryType')} is no box; draw rectangles"
+                    )
+            frame = stated_size(content["size"]["width"], content["size"]["height"])
+            yield folder.annotation(path, [path.stem], cells, frame)
+
+
+def read_label_studio(folder):
+    """Label Studio: [{data: {image}, annotations: [{result: [{type, value}]}]}], in per cent.
+
+    An image with several annotations that differ is a problem, as they are of several people.
+    """
+    for path, task in folder.json_items("data"):
+        with folder.noting_damage(path):
+            name = task["data"].get("image") or task["data"]["img"]
+            file = str(name).replace("\\", "/").rpartition("/")[2]
+            answers = [a for a in task["annotations"] if not a.get("was_cancelled")]
+            for answer in answers:
+                cells = []
+                frames = [None]
+                for result in answer["result"]:
+                    cell, frame = label_studio_cell(result)
+                    cells.append(cell)
+                    frames.append(frame)
+                names = [name, UPLOAD.sub("", file)]
+                yield folder.annotation(path, names, cells, frames[-1])
+
+
+def label_studio_cell(result):
+    """((class, box or None), (width, height)) of a result of Label Studio.
+
+    Raises DataError for what is neither a box, a polygon nor a choice.
+    """
+    kind = result["type"]
+    value = result["value"]
+    if kind == "choices" and len(value["choices"]) == 1:
+        return (value["choices"][0], None), None
+    width, height = result["original_width"], result["original_height"]
+    if kind == "rectanglelabels" and not value.get("rotation"):
+        x, y, w, h = (value[side] for side in ("x", "y", "width", "height"))
+    elif kind == "polygonlabels":
+        x, y, w, h = box_of_points(value["points"])
+    else:
+        raise DataError(f"{kind} that is turned, or no box, is not read; draw upright rectangles")
+    box = (x * width / 100, y * height / 100, w * width / 100, h * height / 100)
+    return (value[kind][0], box), (width, height)
 
 
 def read_yolo(folder):
     """YOLO text, one file an image, each line a class index and a box or polygon in fractions."""
-    if yolo_class_names(folder) is None:
+    names_by_folder = yolo_class_names(folder)
+    if not names_by_folder:
         return
+    lines_by_file = {}
+    name_paths = set(name_files(folder))
     for path in yolo_files(folder):
+        if path not in name_paths:
+            with folder.noting_damage(path):
+                lines_by_file[path] = list(yolo_lines(path))
+    indices = {index for lines in lines_by_file.values() for index, _ in lines}
+    for path, lines in lines_by_file.items():
         with folder.noting_damage(path):
-            names = yolo_class_names(folder, path)
-            if names is None:
-                raise ValueError("which of several files has its class names is not clear")
-            cells = []
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if line.strip():
-                    index, *numbers = line.split()
-                    box = yolo_box([float(number) for number in numbers])
-                    cells.append((names[int(index)], box))
+            names = nearest_names(names_by_folder, path)
+            check_indices(indices, names)
+            cells = [(name_of(index, names), box) for index, box in lines]
             yield folder.annotation(path, [path.name], cells, FRACTIONS)
+
+
+def yolo_lines(path):
+    """(class index, box) of every line of a label file. Raises ValueError if one is damaged."""
+    for line in text_of(path).splitlines():
+        if line.strip():
+            index, *numbers = line.split()
+            box = yolo_box([float(number) for number in numbers])
+            yield int(index), box
+
+
+def check_indices(indices, names):
+    """Raise DataError if the classes of a set count from 1: all of them would be another one."""
+    if 0 not in indices and len(names) in indices and 0 in names and len(names) not in names:
+        raise DataError("classes count from 1, names from 0; put a line before the first name")
+
+
+def name_of(index, names):
+    """The name of a class index. Raises DataError if it has none."""
+    if index not in names:
+        raise DataError(f"class {shortened(str(index))} is beyond the {len(names)} names")
+    return names[index]
 
 
 def yolo_files(folder):
@@ -128,32 +256,42 @@ def is_number(word):
 def yolo_box(numbers):
     """(x, y, w, h) in fractions of centre x, centre y, w, h or of a polygon x, y, x, y, ..."""
     if len(numbers) > 5:
-        xs = numbers[0::2]
-        ys = numbers[1::2]
-        return corners(min(xs), min(ys), max(xs), max(ys))
+        return box_of_points(list(zip(numbers[0::2], numbers[1::2], strict=True)))
+    if len(numbers) < 4:
+        raise DataError("has points, not boxes; give a class, x, y, width and height a line")
     x, y, w, h = numbers[:4]
     return x - w / 2, y - h / 2, w, h
 
 
-def yolo_class_names(folder, label_file=None):
-    """{index: class} of a YOLO set from data.yaml, classes.txt or the like, or None.
+def yolo_class_names(folder):
+    """{folder: {index: class}} of a YOLO set from data.yaml, classes.txt or the like.
 
-    label_file: for which the names in the nearest folder above it count; if there are none above,
-    those that all files agree in.
+    Where two files of a folder differ it is {}.
     """
-    found = {}  # folder: names
+    found = {}
     for path in name_files(folder):
         with folder.noting_damage(path):
             names = parse_class_names(path)
-            if names:
-                found.setdefault(path.parent, names)
-    if label_file is None:
-        return next(iter(found.values()), None)
-    for above in label_file.parents:
-        if above in found:
-            return found[above]
-    all_agree = len({tuple(sorted(names.items())) for names in found.values()}) == 1
-    return next(iter(found.values())) if all_agree else None
+            if names and found.setdefault(path.parent, names) != names:
+                found[path.parent] = {}
+                raise DataError("other files of its folder name other classes; keep one")
+    return found
+
+
+def nearest_names(names_by_folder, label_file):
+    """The class names in the nearest folder above a label file, or else those that all agree in.
+
+    Raises DataError if there are none.
+    """
+    above = [parent for parent in label_file.parents if parent in names_by_folder]
+    for parent in above[:1]:
+        further = [other for other in above[1:] if not places(parent.relative_to(other).parts)]
+        if any(names_by_folder[other] != names_by_folder[parent] for other in further):
+            raise DataError("two files above it name other classes; keep one")
+        return names_by_folder[parent]
+    if len({tuple(sorted(names.items())) for names in names_by_folder.values()}) > 1:
+        raise DataError("which of several files has its class names is not clear")
+    return next(iter(names_by_folder.values()))
 
 
 def name_files(folder):
@@ -164,195 +302,36 @@ def name_files(folder):
 
 def parse_class_names(path):
     """{index: class} in a YAML file under `names`, or in a text file, one a line."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if path.stat().st_size > MOST_BYTES_OF_NAMES:
+        raise DataError("too large for a file of class names")
+    text = text_of(path)
     if path.suffix.lower() not in (".yaml", ".yml"):
         names = [line.strip() for line in text.splitlines() if line.strip()]
         return dict(enumerate(names))
-    import yaml
-
-    names = (yaml.safe_load(text) or {}).get("names", [])
+    content = load_yaml(text)
+    names = content.get("names", []) if isinstance(content, dict) else []
     if isinstance(names, dict):
         return {int(index): name for index, name in names.items()}
     if isinstance(names, list):
         return dict(enumerate(names))
-    raise ValueError(f"names: {names} is neither a list nor a mapping")
+    raise DataError(f"names: {shortened(str(names))} is neither a list nor a mapping")
 
 
-# Tables: the first column whose head is one of these names has that meaning.
-COLUMNS = {
-    "image": (
-        "image", "images", "filename", "file_name", "file", "image_name", "imagename", "img",
-        "img_name", "image_path", "filepath", "path", "image_id", "id", "name",
-    ),
-    "label": (
-        "label", "labels", "class", "class_name", "classname", "category", "stage", "species",
-        "type", "diagnosis", "target",
-    ),
-    "split": ("split", "set", "subset", "partition"),
-    "middle_x": ("x_center", "x_centre", "center_x", "centre_x", "xc", "cx"),
-    "middle_y": ("y_center", "y_centre", "center_y", "centre_y", "yc", "cy"),
-    "left": ("xmin", "x_min", "left", "x1", "x"),
-    "top": ("ymin", "y_min", "top", "y1", "y"),
-    "right": ("xmax", "x_max", "right", "x2"),
-    "bottom": ("ymax", "y_max", "bottom", "y2"),
-    "box_width": ("w", "box_width", "bbox_width"),
-    "box_height": ("h", "box_height", "bbox_height"),
-    "width": ("width", "image_width", "img_width"),
-    "height": ("height", "image_height", "img_height"),
-}  # fmt: skip
+def load_yaml(text):
+    """The plain values of a YAML text. Raises DataError if it has aliases, which can grow large."""
+    import yaml
 
-
-BOX_SIDES = (
-    "left", "top", "right", "bottom", "box_width", "box_height", "middle_x", "middle_y",
-)  # fmt: skip
-OTHER_BOXES = re.compile(r"box|region|polygon|segmentation|points|coord", re.IGNORECASE)
-
-
-ANSWERS = re.compile(r"submission|predict|(^|_)results?($|_)|sample_")
-
-
-def read_csv(folder):
-    """CSV tables with a row an image or a box: image, label and x, y, w, h or corners, any order.
-
-    The separator is a comma, semicolon or tab; a split column counts. Boxes of which no side is
-    above 1 are in fractions of the image.
-    """
-    for path in folder.files(".csv", ".tsv"):
-        if ANSWERS.search(path.stem.lower()):
-            folder.notes.append(f"{path.name} is taken for answers, not labels, and not read")
-            continue
-        with folder.noting_damage(path):
-            rows = [row for row in read_rows(folder, path) if row.get("image")]
-            if not count_images(folder, rows, "image"):
-                folder.notes.append(f"{path.name} names none of the images, and is not read")
-                continue
-            in_fractions = are_fractions(rows)
-            by_image = {}
-            for row in rows:
-                split = SPLIT_SPELLINGS.get(row.get("split", "").strip().lower())
-                by_image.setdefault((row["image"], split), []).append(row)
-            if not any(row.get("label") for row in rows):
-                continue
-            for (name, split), rows_of_image in by_image.items():
-                first = rows_of_image[0]
-                has_corners = "right" in first or "box_width" in first  # else they are the box's
-                frame = None
-                if in_fractions:
-                    frame = FRACTIONS
-                elif has_corners:
-                    frame = stated_size(first.get("width"), first.get("height"))
-                yield folder.annotation(path, [name], row_cells(rows_of_image), frame, split)
-
-
-def are_fractions(rows):
-    """Whether rows have boxes, and none of their sides is above 1."""
-    sides = []
-    for row in rows:
-        sides += [row[side] for side in BOX_SIDES if row.get(side)]
-    try:
-        return bool(sides) and max(map(float, sides)) <= 1
-    except ValueError:
-        return False
-
-
-def row_cells(rows):
-    """The (class, box) pairs of the rows of one image; a row without class or box has no cell."""
-    cells = []
-    for row in rows:
-        sides = [row[side] for side in BOX_SIDES if side in row]
-        is_empty = bool(sides) and not any(sides)
-        if row.get("label") and not is_empty:
-            cells.append((row["label"], row_box(row)))
-    return cells
-
-
-def read_rows(folder, path):
-    """The rows of a table as dicts by the meanings of COLUMNS.
-
-    Of several columns that can name the image it is the one whose names are those of most images,
-    of others the first in COLUMNS. Raises ValueError if boxes are in a column of another meaning.
-    """
-    text = text_of(path)
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    rows = list(reader)
-    meanings = {}
-    for meaning, names in COLUMNS.items():
-        columns = [column for column in reader.fieldnames or () if column not in meanings]
-        fitting = [column for column in columns if column.strip().lower() in names]
-        fitting.sort(key=lambda column: names.index(column.strip().lower()))
-        if meaning == "image":
-            fitting.sort(key=lambda column: -count_images(folder, rows, column))
-        if fitting:
-            meanings[fitting[0]] = meaning
-    others = [column for column in reader.fieldnames or () if column not in meanings]
-    for column in others:
-        if OTHER_BOXES.search(column) and not set(BOX_SIDES) & set(meanings.values()):
-            raise ValueError(
-                f"column {column} is not read; give x, y, w, h or xmin, ymin, xmax, ymax"
-            )
-    return [rename_columns(row, meanings) for row in rows]
-
-
-def count_images(folder, rows, column):
-    """How many values of a column are names of images."""
-    return sum(folder.has_image(row[column] or "") for row in rows)
-
-
-def rename_columns(row, meanings):
-    """The columns of a row that have a meaning, by it."""
-    return {meanings[name]: value or "" for name, value in row.items() if name in meanings}
-
-
-def row_box(row):
-    """(x, y, w, h) of a row; None if it has no box, the image being the cell; () if it is bad."""
-    if not set(BOX_SIDES) & set(row):
-        return None
-    numbers = {}
-    for name in (*BOX_SIDES, "width", "height"):
-        try:
-            numbers[name] = float(row[name])
-        except (KeyError, ValueError):
-            continue
-    width = numbers.get("box_width", numbers.get("width"))
-    height = numbers.get("box_height", numbers.get("height"))
-    if {"left", "top", "right", "bottom"} <= set(numbers):
-        return corners(*(numbers[side] for side in ("left", "top", "right", "bottom")))
-    if width is None or height is None:
-        return ()
-    if {"middle_x", "middle_y"} <= set(numbers):
-        return numbers["middle_x"] - width / 2, numbers["middle_y"] - height / 2, width, height
-    if {"left", "top"} <= set(numbers):
-        return numbers["left"], numbers["top"], width, height
-    return ()
-
-
-def read_jsonl(folder):
-    """Hugging Face's metadata.jsonl: {file_name, label} or {file_name, objects: {bbox, ...}}."""
-    for path in folder.files(".jsonl"):
-        for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-            if not line.strip():
-                continue
-            with folder.noting_damage(path):
-                item = json.loads(line)
-                yield folder.annotation(path, [item["file_name"]], jsonl_cells(item))
-
-
-def jsonl_cells(item):
-    """The (class, box) pairs of one line of a metadata.jsonl."""
-    objects = item.get("objects")
-    if objects is None:
-        label = item.get("label", item.get("text"))
-        return [] if label is None else [(label, None)]
-    names = objects.get("categories", objects.get("category", objects.get("label")))
-    return list(zip(names, objects["bbox"], strict=True))
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
+        raise DataError("YAML with aliases is not read; write the names out")
+    return yaml.safe_load(text)
 
 
 READERS = {
     "BBBC041 JSON": read_bbbc041,
     "COCO JSON": read_coco,
     "LabelMe JSON": read_labelme,
+    "Supervisely JSON": read_supervisely,
+    "Label Studio JSON": read_label_studio,
     "Hugging Face metadata": read_jsonl,
     "CSV": read_csv,
     "YOLO text labels": read_yolo,
@@ -361,9 +340,8 @@ READERS = {
 
 def read_unlabelled(folder):
     """Images without any labels, as for a gan: all are of one class, "image"."""
-    for paths in folder.images.values():
-        for path in paths:
-            yield folder.annotation(path, [path.name], [("image", None)])
+    for path in folder.image_files():
+        yield folder.annotation(path, [path.name], [("image", None)])
 
 
 def explain_unread(folder):
@@ -373,13 +351,24 @@ def explain_unread(folder):
         if kind:
             raise DataError(f"{path}: {kind} is not read; export it as COCO JSON or Pascal VOC")
     for path in folder.files(".xml"):
-        if b"<annotations>" in path.read_bytes()[:2000]:
+        if holds_text(path, b"<annotations>"):
             raise DataError(f"{path}: CVAT's XML is not read; export it as COCO or Pascal VOC")
     for path in folder.files(".csv"):
-        if "region_shape_attributes" in text_of(path).partition("\n")[0]:
+        if holds_text(path, b"region_shape_attributes"):
             raise DataError(
                 f"{path}: VIA's table is not read; export it as COCO JSON or Pascal VOC"
             )
+    explain_yolo_without_names(folder)
+
+
+def holds_text(path, text):
+    """Whether a text is in the beginning of a file."""
+    with path.open("rb") as file:
+        return text in file.read(2000)
+
+
+def explain_yolo_without_names(folder):
+    """Raise DataError if there are YOLO labels, but not the names of their classes."""
     if any(map(holds_boxes, yolo_files(folder))) and not yolo_class_names(folder):
         files = ", ".join(path.name for path in name_files(folder))
         without = f", which {files} does not tell" if files else ""
@@ -391,12 +380,22 @@ def explain_unread(folder):
 def unread_json(content):
     """The name of the layout of a JSON file that is known and not read, or None."""
     if isinstance(content, dict):
-        if "_via_img_metadata" in content:
-            return "VIA's JSON"
-        entries = [entry for entry in content.values() if isinstance(entry, dict)]
-        if any("regions" in entry for entry in entries):
-            return "VIA's JSON"
+        return unread_json_object(content)
     first = content[0] if isinstance(content, list) and content else None
-    if isinstance(first, dict) and {"image", "annotations"} <= set(first):
-        return "CreateML's JSON"
+    if isinstance(first, dict):
+        for keys, name in UNREAD_LISTS.items():
+            if keys <= set(first):
+                return name
+    return None
+
+
+def unread_json_object(content):
+    """The same of a JSON file that is an object."""
+    if "_via_img_metadata" in content:
+        return "VIA's JSON"
+    if {"categories", "items"} <= set(content):
+        return "Datumaro's JSON"
+    entries = [entry for entry in content.values() if isinstance(entry, dict)]
+    if any("regions" in entry for entry in entries):
+        return "VIA's JSON"
     return None

@@ -6,12 +6,13 @@ import re
 import cv2
 import numpy as np
 
-from extras.fields import DataError, is_owner
+from extras.fields import DataError
 from extras.paths import (
     BETWEEN_WORDS,
     MAGNIFICATIONS,
     MICROSCOPES,
     SPLIT_SPELLINGS,
+    is_owner,
     plain,
     stem_key,
 )
@@ -72,7 +73,7 @@ def deal_splits(fields, classes):
     missing = [split for split in ("val", "test") if split not in used]
     if missing:
         deal_missing(places, missing, classes)
-    return notes_of_lacking(fields, classes)
+    return notes_of_lacking(fields, classes) + notes_of_shared_copies(fields)
 
 
 def share_split(place):
@@ -205,7 +206,20 @@ def notes_of_lacking(fields, classes):
     return notes
 
 
+def notes_of_shared_copies(fields):
+    """A line that counts the photographs whose augmented copies were given different splits."""
+    of_copies = [field for field in fields if ROBOFLOW_COPY.search(stem_key(field.path))]
+    shared = 0
+    for copies in group_fields(of_copies, place_of).values():
+        shared += len({field.split for field in copies}) > 1
+    if not shared:
+        return []
+    return [f"{shared} photographs have copies (.rf.) in several splits, as these were given"]
+
+
 NEAR = 0.8  # grey levels between copies at 8x8, root mean square; other cells are further apart
+FAR = 8 * NEAR + 0.1  # no copies are further apart than this in any direction
+PART = 1000  # fingerprints that are compared at once
 
 
 def count_near_copies(path, splits):
@@ -214,18 +228,50 @@ def count_near_copies(path, splits):
     path: the .npy file of crops (N, S, S, C), of which the first len(splits) count.
     """
     images = np.load(path, mmap_mode="r")
-    fingerprints = np.stack([fingerprint(image) for image in images[: len(splits)]])
+    fingerprints = np.empty((len(splits), 64), np.float32)
+    for row in range(len(splits)):
+        fingerprints[row] = fingerprint(images[row])
     is_train = np.array([split == "train" for split in splits])
-    train = fingerprints[is_train]
-    if not len(train):
+    if not is_train.any():
         return 0
+    positions = fingerprints @ main_direction(fingerprints)
+    order = np.argsort(positions)
+    positions = positions[order]
+    fingerprints = fingerprints[order]
+    is_train = is_train[order]
+    train = fingerprints[is_train]
     held_out = fingerprints[~is_train]
+    train_positions = positions[is_train]
+    positions = positions[~is_train]
     count = 0
-    for start in range(0, len(held_out), 1000):
-        part = held_out[start : start + 1000]
-        squares = (part**2).sum(1)[:, None] + (train**2).sum(1) - 2 * part @ train.T
-        count += int((squares.min(1) < 64 * NEAR**2).sum())
+    for start in range(0, len(held_out), PART):
+        part = held_out[start : start + PART]
+        first, last = positions[start : start + PART][[0, -1]]
+        low, high = np.searchsorted(train_positions, (first - FAR, last + FAR))
+        count += count_near(part, train[low:high])
     return count
+
+
+def main_direction(fingerprints):
+    """float32 (64,): the direction of length 1 in which fingerprints (N, 64) differ most.
+
+    Two are never further apart along it than they are.
+    """
+    sample = fingerprints[:: max(1, len(fingerprints) // 5000)]
+    _, _, directions = np.linalg.svd(sample - sample.mean(0), full_matrices=False)
+    return directions[0]
+
+
+def count_near(fingerprints, others):
+    """How many fingerprints (N, 64) are near one of others (M, 64)."""
+    count = len(fingerprints)
+    for start in range(0, len(others), PART):
+        part = others[start : start + PART]
+        squares = (fingerprints**2).sum(1)[:, None] + (part**2).sum(1) - 2 * fingerprints @ part.T
+        fingerprints = fingerprints[squares.min(1) >= 64 * NEAR**2]
+        if not len(fingerprints):
+            break
+    return count - len(fingerprints)
 
 
 def fingerprint(image):

@@ -5,7 +5,9 @@ As in test_readers.py a cell is a disc in its class's colour. Every test writes 
 
 import csv
 import json
+import os
 import re
+import time
 import unicodedata
 import zipfile
 from collections import Counter
@@ -19,6 +21,7 @@ from layouts import assert_crops_show_their_cells, cells_by_split, cells_in_all
 from PIL import Image
 
 import rollNumber_05 as malaria
+from extras.fields import DataError, DataFolder, read_fields
 
 STAGES = layouts.STAGES
 SIZE = (layouts.WIDTH, layouts.HEIGHT)
@@ -149,6 +152,56 @@ def test_the_ending_decides_where_nothing_else_does(root, annotate, load):
     data = load(root)
     assert cells_in_all(data) == {"ring": 4}
     assert_crops_show_their_cells(data)
+
+
+def test_a_name_and_the_one_inside_of_two_images_is_a_counted_problem(root, load):
+    """0.xml says that it is about 1.png, and both images are there."""
+    write_patients(root, layouts.annotate_in_voc, ["patient1", "patient2"])
+    path = root / "patient1/labels/000.xml"
+    text = path.read_text(encoding="utf-8").replace("000.png", "001.png")
+    layouts.write(path, text)
+    data = load(root)
+    assert "patient1/images/000.png" not in data.index.sources
+    assert "000.png and 001.png" in problem_reasons(data)
+    assert_crops_show_their_cells(data)
+
+
+def test_of_two_names_the_one_of_an_image_beside_is_right(root, load):
+    """The name inside is that of an image in another folder, as of before they were renamed."""
+    for number in range(4):
+        path = root / "smears" / f"{number}.png"
+        cells = layouts.smear(path, "ring", shift=number)
+        layouts.annotate_in_voc(path, f"IMG_{number}.png", cells, SIZE)
+        layouts.smear(root / "raw" / "phone" / f"IMG_{number}.png", "difficult")
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 4}
+    assert_crops_show_their_cells(data)
+
+
+def test_of_two_labelme_files_of_an_image_the_closer_one_counts(root, load):
+    """labels_old has other cells; it is a problem, not added."""
+    for number in range(6):
+        name = f"{number}.png"
+        cells = layouts.smear(root / "images" / name, "ring", shift=number)
+        layouts.annotate_in_labelme(root / "labels" / name, name, cells, SIZE)
+        others = [("schizont", cells[0][1])]
+        layouts.annotate_in_labelme(root / "labels_old" / name, name, others, SIZE)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6}
+    assert data.index.skipped == 6
+
+
+def test_of_two_versions_of_a_coco_file_none_is_added_to_the_other(root, load):
+    """The boxes of the second were moved, and one cell is of another class."""
+    for version, change in (("v1", 0), ("v2", 3)):
+        fields = {f"{number}.png": ["ring"] for number in range(6)}
+        layouts.write_coco(root / version / "annotations.json", root / "images", fields)
+        content = json.loads((root / version / "annotations.json").read_text())
+        for entry in content["annotations"]:
+            entry["bbox"][0] += change
+        content["annotations"][0]["category_id"] += bool(change)
+        layouts.write(root / version / "annotations.json", content)
+    refused(load, root, "says of 0.png what another does not")
 
 
 # Several sources in one tree
@@ -323,6 +376,41 @@ def test_boxes_far_outside_are_a_counted_problem(root, load):
     assert {Path(file).name for file, _ in data.index.problems} == {"far.png"}
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+@pytest.mark.parametrize("annotate", [layouts.annotate_in_coco, layouts.annotate_in_iml])
+def test_boxes_of_a_photograph_upside_down_are_a_counted_problem(root, annotate, orientation, load):
+    """Its sides are the same either way, so that nothing tells what the boxes are of."""
+    for number in range(6):
+        path = root / f"{number}.jpg"
+        cells = layouts.smear(path, *THREE_STAGES, shift=number)
+        annotate(path, path.name, cells, SIZE)
+        if number < 2:
+            turn_by_exif(path, orientation)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 4)
+    assert len(re.findall("save it upright", problem_reasons(data))) == 2
+    assert_crops_show_their_cells(data)
+
+
+def turn_by_exif(path, orientation):
+    """Make an image say that it is to be turned."""
+    with Image.open(path) as image:
+        exif = Image.Exif()
+        exif[layouts.EXIF_ORIENTATION] = orientation
+        image.save(path, exif=exif, quality=100, subsampling=0)
+
+
+def test_boxes_that_fit_a_photograph_either_way_are_a_counted_problem(root, load):
+    """Without a stated size, all of them in the part that both have."""
+    layouts.write_iml(root, [("ring",)] * 5)
+    path = root / "phone.jpg"
+    cells = layouts.photograph(path, "ring")
+    layouts.annotate_in_iml(path, path.name, cells, None)
+    data = load(root)
+    assert len(data) == 5
+    assert "save it upright" in problem_reasons(data)
+
+
 # Split lists
 
 
@@ -366,6 +454,44 @@ def test_split_lists_as_powershell_writes_them(root, load):
     """UTF-16 with its byte-order mark, by `dir -Name > train.txt`."""
     write_listed(root, encoding="utf-16", ending="\r\n")
     assert load(root).index.image_counts == {"train": 6, "val": 2, "test": 2}
+
+
+def test_the_lists_of_one_patient_are_of_no_other(root, load):
+    """patient1/ImageSets/train.txt and patient2/ImageSets/test.txt name the same stems."""
+    write_patients(root, layouts.annotate_in_voc, ["patient1", "patient2", "patient3"])
+    for patient, split in (("patient1", "train"), ("patient2", "test"), ("patient3", "val")):
+        lines = "\n".join(f"{number:03d}" for number in range(4))
+        layouts.write(root / patient / "ImageSets" / "Main" / f"{split}.txt", lines)
+    splits = {source.split("/")[0]: split for source, split in splits_by_source(load(root)).items()}
+    assert splits == {"patient1": "train", "patient2": "test", "patient3": "val"}
+
+
+def test_the_lists_of_one_microscope_are_of_no_other(root, load):
+    """In a folder of lists that has a folder for each."""
+    for microscope in ("Olympus", "China"):
+        for number in range(4):
+            path = root / "Images" / microscope / f"{number}.png"
+            cells = layouts.smear(path, "ring", shift=number)
+            layouts.annotate_in_voc(root / "xml" / microscope / path.name, path.name, cells, SIZE)
+    layouts.write(root / "lists" / "Olympus" / "train.txt", "0\n1\n2\n3")
+    layouts.write(root / "lists" / "China" / "test.txt", "0\n1\n2\n3")
+    for source, split in splits_by_source(load(root)).items():
+        assert (split == "test") == source.startswith("Images/China")
+
+
+@pytest.mark.parametrize("name", ["train_list", "trainset", "Train-Files", "train2017"])
+def test_names_of_split_lists(root, name, load):
+    """What they mostly are called."""
+    write_listed(root)
+    (root / "Splits" / "train.txt").rename(root / "Splits" / f"{name}.txt")
+    assert load(root).index.image_counts == {"train": 6, "val": 2, "test": 2}
+
+
+def test_a_list_of_none_of_the_images_is_noted(root, load):
+    """It may be of another set."""
+    write_listed(root)
+    layouts.write(root / "Splits" / "test.txt", "XY_1\nXY_2\n")
+    assert "test.txt lists none of the images" in load(root).table()
 
 
 def add_to_list(root, split, *lines):
@@ -427,6 +553,44 @@ def test_images_in_the_files_of_two_splits_are_counted(root, load):
     """As those in two lists."""
     write_in_two_coco_files(root)
     assert re.search(r"note: 2 images .*later of train, val, test", load(root).table())
+
+
+SPLIT_FOLDERS = [
+    ("trainset", "validation", "testing"),
+    ("TrainData", "dev", "TestA"),
+    ("training_images", "eval", "holdout"),
+    ("1_train", "2_val", "3_test"),
+]
+
+
+@pytest.mark.parametrize("folders", SPLIT_FOLDERS, ids=str)
+def test_names_of_split_folders(root, folders, load):
+    """As data sets have them."""
+    for row, folder in enumerate(folders):
+        class_folders(root / folder, ["ring", "schizont"], 4, start=10 * row)
+    assert load(root).index.image_counts == {"train": 8, "val": 8, "test": 8}
+
+
+def test_an_images_name_tells_no_split(root, load):
+    """test_3.png lies in train, and its annotation in a file that says so."""
+    for split in ("train", "val", "test"):
+        numbers = [f"test_{number}.png" for number in range(3)]
+        fields = dict.fromkeys(numbers, ["ring"])
+        layouts.write_coco(root / f"{split}.json", root / "images" / split, fields)
+    data = load(root)
+    assert data.index.image_counts == {"train": 3, "val": 3, "test": 3}
+    assert data.index.skipped == 0
+
+
+def test_copies_of_roboflow_across_given_splits_are_counted(root, load):
+    """The photograph is what stands before .rf."""
+    for row, split in enumerate(("train", "valid", "test")):
+        for number in range(4):
+            photograph = number if number < 2 else 10 * row + number
+            path = root / split / f"smear_{photograph}_jpg.rf.{40 * row + number:032x}.png"
+            cells = layouts.smear(path, "ring", "schizont", shift=4 * row + number)
+            layouts.annotate_in_voc(path, path.name, cells, SIZE)
+    assert "note: 2 photographs have copies (.rf.) in several splits" in load(root).table()
 
 
 # Classes: names
@@ -736,11 +900,17 @@ def test_the_scripts_own_results_are_no_data(root, place, write_own, folders, lo
     assert len(data.classes) == len(folders)
 
 
+def test_data_in_a_folder_named_results_is_named(root, load):
+    """It is taken for the program's own; the line says what to do."""
+    class_folders(root / "results", ["ring", "trophozoite"])
+    refused(load, root, "results of this program: results; rename")
+
+
 LABEL_FILES = {
-    "labels.csv": "picture;finding\n000;1\n",
+    "labels.csv": "negative;remark\n000;1\n",
     "labels.json": '{"000": "ring"}',
     "labels.txt": "000 ring\n001 ring\n",
-    "labels.tsv": "picture\tfinding\n000\t1\n",
+    "labels.tsv": "negative\tremark\n000\t1\n",
 }
 
 
@@ -752,6 +922,80 @@ def test_label_files_that_are_not_understood_are_named(root, name, text, folders
         layouts.paint_crops(root / folder, STAGES[row], 6)
     layouts.write(root / name, text)
     assert re.search(rf"note: .*{name}", load(root).table())
+
+
+CLASS_PAIRS = [("cell", "background"), ("valid", "invalid"), ("Cells", "Debris")]
+
+
+@pytest.mark.parametrize("names", CLASS_PAIRS, ids=str)
+def test_a_class_whose_name_means_something_else(root, names, load):
+    """The folder beside it says that it is one."""
+    for row, name in enumerate(names):
+        layouts.paint_crops(root / name, STAGES[row], 12)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(sorted(names, key=str.lower), 12)
+    assert_each_class_in_each_split(data)
+
+
+def test_one_class_folder_beside_images_is_noted(root, load):
+    """All of them are taken for one class."""
+    layouts.paint_crops(root / "images", "ring", 8)
+    layouts.paint_crops(root / "infected", "schizont", 8)
+    assert re.search(r"note: class folders \(infected 8\): no classes", load(root).table())
+
+
+def test_class_folders_beside_annotations_are_named(root, load):
+    """As another source that is there."""
+    layouts.write_voc_fields(root / "fields", [("ring", "schizont")] * 6)
+    class_folders(root / "crops", ["ring", "schizont"], 5)
+    assert re.search(r"note: class folders \(ring 5, schizont 5\): not used", load(root).table())
+
+
+UNREAD_DATA = ["labels.xlsx", "cells.mat", "images.npz", "a.h5", "b.tfrecord", "c.pkl"]
+UNREAD_DATA += ["d.parquet", "e.xls", "f.arff", "more.zip", "more.tar.gz", "more.rar"]
+
+
+@pytest.mark.parametrize("name", UNREAD_DATA)
+def test_data_of_another_kind_is_counted_and_named(root, name, load):
+    """Beside what is read, and alone."""
+    class_folders(root, ["ring", "trophozoite"])
+    layouts.write(root / "more" / name, "of another program")
+    ending = Path(name).suffix
+    assert re.search(rf"note: 1 \{ending} files are not read; \w+", load(root).table())
+
+
+def test_a_folder_of_nothing_but_other_data_names_it(root, load):
+    """Not only that there are no images."""
+    layouts.write(root / "cells.mat", "of Matlab")
+    refused(load, root, r"1 \.mat files are not read; save images as PNG")
+
+
+def test_annotation_files_that_no_reader_understands_are_named(root, load):
+    """Beside those that are read."""
+    layouts.write_voc_fields(root / "fields", [("ring", "schizont")] * 6)
+    layouts.write(root / "more" / "cells.json", {"cells": [1, 2]})
+    assert re.search(r"note: no labels were found in 1 files: more/cells\.json", load(root).table())
+
+
+def test_a_data_set_named_after_segmentation_is_read(root, load):
+    """It holds images beside masks."""
+    folder = root / "Malaria Segmentation Dataset"
+    class_folders(folder / "images", ["ring", "schizont"], 6)
+    layouts.paint_crops(folder / "masks", "difficult", 6)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6, "schizont": 6}
+    assert "not read: the folders masks" in data.table()
+
+
+@pytest.mark.parametrize("name", ["SegmentationClass", "masks", "Cell Masks", "segmentation"])
+def test_folders_of_masks_are_not_read(root, name, load):
+    """Also in a folder a split."""
+    for split in ("train", "test"):
+        layouts.paint_crops(root / "images" / split, "ring", 6, start=6 * (split == "test"))
+        layouts.paint_crops(root / name / split, "difficult", 6, start=6 * (split == "test"))
+    data = load(root)
+    assert len(data) == 12
+    assert f"not read: the folders {name}" in data.table()
 
 
 # Images without labels
@@ -1377,6 +1621,246 @@ def test_boxes_of_another_kind_are_read_or_named(root, heads, changed, load):
         assert_crops_show_their_cells(data)
 
 
+def write_whole_crops(root, count=18):
+    """Write crops of three stages in turn, images/000.png and so on; returns [(name, stage)]."""
+    rows = []
+    for number in range(count):
+        stage = THREE_STAGES[number % 3]
+        layouts.paint_crops(root / "images", stage, 1, start=number)
+        rows.append((f"{number:03d}.png", stage))
+    return rows
+
+
+def problem_reasons(data):
+    """The reasons of all problems, a line each."""
+    return "\n".join(reason for _, reason in data.index.problems)
+
+
+def test_an_image_with_two_labels_is_a_counted_problem(root, load):
+    """In one table: which of the two is right cannot be told."""
+    rows = write_whole_crops(root)
+    lines = [f"{name},{stage}" for name, stage in rows]
+    layouts.write(root / "labels.csv", "\n".join(["image,label", *lines, "000.png,schizont"]))
+    data = load(root)
+    assert "images/000.png" not in data.index.sources
+    assert "labelled ring and schizont" in problem_reasons(data)
+    assert data.index.skipped == 1
+
+
+def test_an_image_with_two_labels_in_two_tables_is_a_counted_problem(root, load):
+    """The second table has one of its labels wrong."""
+    rows = write_whole_crops(root)
+    for name in ("a.csv", "b.csv"):
+        lines = [f"{name},{stage}" for name, stage in rows]
+        if name == "b.csv":
+            lines[0] = "000.png,schizont"
+        layouts.write(root / name, "\n".join(["image,label", *lines]))
+    data = load(root)
+    assert "images/000.png" not in data.index.sources
+    assert_crops_show_their_cells(data)
+
+
+@pytest.mark.parametrize("annotate", layouts.ANNOTATORS.values(), ids=layouts.ANNOTATORS)
+def test_a_box_with_two_labels_is_a_counted_problem(root, annotate, load):
+    """In any format; the other cells of the field are used."""
+    layouts.write(root / "classes.txt", "\n".join(STAGES))
+    for number in range(6):
+        path = root / f"{number}.png"
+        cells = layouts.smear(path, *THREE_STAGES, shift=number)
+        if number == 0:
+            cells.append(("gametocyte", cells[0][1]))
+        annotate(path, path.name, cells, SIZE)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 5, "trophozoite": 6, "schizont": 6}
+    assert "ring and gametocyte" in problem_reasons(data)
+
+
+@pytest.mark.parametrize("one, zero", [("1", "0"), ("1.0", "0.0"), ("True", "False")])
+def test_a_column_a_class(root, one, zero, load):
+    """Of 0 and 1, as on Kaggle; the row of several classes is a problem."""
+    lines = ["image,ring,trophozoite,schizont"]
+    for name, stage in write_whole_crops(root):
+        values = [one if stage == column else zero for column in THREE_STAGES]
+        lines.append(",".join([name.removesuffix(".png"), *values]))
+    lines[1] = f"000,{one},{one},{zero}"
+    layouts.write(root / "train.csv", "\n".join(lines))
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 5, "trophozoite": 6, "schizont": 6}
+    assert_crops_show_their_cells(data)
+    assert "000 is ring and trophozoite" in problem_reasons(data)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["image first", "label first"])
+def test_a_table_without_heads(root, order, load):
+    """An image and its label a row."""
+    rows = write_whole_crops(root)
+    lines = [",".join(row[column] for column in order) for row in rows]
+    layouts.write(root / "labels.csv", "\n".join(lines))
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+def test_boxes_without_heads_ask_for_them(root, load):
+    """Corners, or sides: it cannot be told."""
+    line = "{name},{left},{top},{right},{bottom},{label}"
+    lines = [line.format(**row) for row in write_fields(root)]
+    layouts.write(root / "boxes.csv", "\n".join(lines))
+    refused(load, root, r"boxes\.csv.*line of heads")
+
+
+def test_a_table_that_names_its_separator(root, load):
+    """sep=; in the first line, as Excel wants it."""
+    text = layouts.table("filename,label", write_crops_of_a_table(root), ";")
+    layouts.write(root / "labels.csv", f"sep=;\n{text}")
+    assert cells_in_all(load(root)) == dict.fromkeys(THREE_STAGES, 10)
+
+
+def test_a_table_in_latin_1(root, load):
+    """As Excel saves it in the west of Europe."""
+    lines = ["Bild;image;label"]
+    for number in range(12):
+        stage = THREE_STAGES[number % 3]
+        path = root / "Größe" / f"Präparat_{number}.png"
+        layouts.paint_crops(root / "Größe", stage, 1, start=number)
+        (root / "Größe" / f"{number:03d}.png").rename(path)
+        lines.append(f"Nr. {number};{path.name};{stage}")
+    (root / "labels.csv").write_bytes("\r\n".join(lines).encode("latin-1"))
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 4)
+    assert_crops_show_their_cells(data)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_decimal_commas(root, separator, load):
+    """Pixels with a fraction, as a German Excel writes them."""
+    rows = write_fields(root)
+    text = layouts.table("image,label,x,y,w,h", rows, separator)
+    numbers = re.sub(rf"{separator}(\d+)(?={separator}|\n)", rf"{separator}\1,25", text)
+    layouts.write(root / "boxes.csv", numbers)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+KAGGLE_HEADS = ["id_code,diagnosis", "image_id,dx", "image,level", "Image Name,Cell Type"]
+
+
+@pytest.mark.parametrize("heads", KAGGLE_HEADS)
+def test_heads_of_kaggles_tables(root, heads, load):
+    """With the stem of the image, or its name."""
+    lines = [heads]
+    for name, stage in write_whole_crops(root):
+        lines.append(f"{name.removesuffix('.png')},{stage}")
+    layouts.write(root / "train.csv", "\n".join(lines))
+    assert_crops_show_their_cells(load(root))
+
+
+@pytest.mark.parametrize("name", ["{}Labels.csv", "{}_set.csv", "{}labels.csv", "labels{}.csv"])
+def test_the_name_of_a_table_tells_the_split(root, name, load):
+    """trainLabels.csv and testLabels.csv."""
+    rows = write_whole_crops(root)
+    for split, part in (("train", rows[:9]), ("Test", rows[9:])):
+        split = split if name.startswith("{}L") else split.title()
+        lines = [f"{image},{stage}" for image, stage in part]
+        layouts.write(root / name.format(split), "\n".join(["image,label", *lines]))
+    splits = splits_by_source(load(root))
+    assert {splits[f"images/{number:03d}.png"] for number in range(9, 18)} == {"test"}
+    assert {splits[f"images/{number:03d}.png"] for number in range(9)} == {"train", "val"}
+
+
+def test_a_table_without_labels_is_noted(root, load):
+    """Kaggle's test.csv, or a list of scores."""
+    rows = write_whole_crops(root)
+    layouts.write(root / "train.csv", "\n".join(["image,label", *map(",".join, rows[:12])]))
+    layouts.write(root / "test.csv", "\n".join(["image,age", *(f"{n},7" for n, _ in rows[12:])]))
+    assert re.search("note: test.csv has no column of labels", load(root).table())
+
+
+def test_a_table_of_points_is_named_with_the_mend(root, load):
+    """Columns x and y alone are no box."""
+    rows = write_fields(root)
+    layouts.write(root / "boxes.csv", layouts.table("image,x,y,label", rows))
+    refused(load, root, r"boxes\.csv.*points, not boxes")
+
+
+def test_a_table_of_images_with_split_and_label_without_heads(root, load):
+    """As MedMNIST's: TRAIN,train0_7.png,7."""
+    rows = write_whole_crops(root)
+    lines = []
+    for number, (name, stage) in enumerate(rows):
+        lines.append(f"{('TRAIN', 'VALIDATION', 'TEST')[number // 6]},{name},{stage}")
+    layouts.write(root / "set.csv", "\n".join(lines))
+    data = load(root)
+    assert data.index.image_counts == {"train": 6, "val": 6, "test": 6}
+    assert_crops_show_their_cells(data)
+
+
+@pytest.mark.parametrize("head", ["parasite_type", "Cell Class", "wbc-label"])
+def test_a_longer_head_of_the_labels(root, head, load):
+    """Its last word says what it is."""
+    text = layouts.table("filename,class,xmin,ymin,xmax,ymax", write_fields(root))
+    layouts.write(root / "boxes.csv", text.replace("class", head, 1))
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+@pytest.mark.parametrize("change", ["second corner", "size of the image"])
+def test_boxes_that_reach_out_of_their_images_are_refused(root, change, load):
+    """What is said to be width and height is something else."""
+    content = coco_of_discs(root, 8)
+    for entry in content["annotations"]:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w, y + h] if change == "second corner" else [x, y, *SIZE]
+    layouts.write(root / "coco.json", content)
+    refused(load, root, "boxes reach out of their images: .* second corner")
+
+
+@pytest.mark.parametrize(
+    "annotate", [layouts.annotate_in_coco, layouts.annotate_in_voc, layouts.annotate_in_iml]
+)
+def test_fractions_in_a_format_of_pixels_are_refused(root, annotate, load):
+    """They would all be of the first pixel."""
+    for number in range(6):
+        path = root / f"{number}.png"
+        cells = []
+        for label, (x, y, w, h) in layouts.smear(path, *THREE_STAGES, shift=number):
+            box = (x / SIZE[0], y / SIZE[1], w / SIZE[0], h / SIZE[1])
+            cells.append((label, box))
+        annotate(path, path.name, cells, SIZE)
+    refused(load, root, "boxes are in fractions")
+
+
+def test_a_label_that_contradicts_the_folder_is_a_counted_problem(root, load):
+    """The image lies in the folder of another class of the table."""
+    lines = ["image,label"]
+    for label in THREE_STAGES:
+        for number in range(6):
+            path = root / label / f"{label[:2]}{number}.png"
+            layouts.paint(path, layouts.crop_discs(label, number), layouts.CROP)
+            lines.append(f"{path.name},{label}")
+    lines[1] = "ri0.png,schizont"
+    layouts.write(root / "labels.csv", "\n".join(lines))
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 5, "trophozoite": 6, "schizont": 6}
+    assert "lies in ring, and is labelled schizont" in problem_reasons(data)
+
+
+@pytest.mark.parametrize(
+    "sides", ["min_r,min_c,max_r,max_c", "row,col,size", "bbox_x,bbox_y,bbox_w,bbox_h"]
+)
+def test_boxes_in_columns_of_other_names_are_named(root, sides, load):
+    """The whole field is not taken for the cell."""
+    lines = [f"image,label,{sides}"]
+    for number in range(6):
+        layouts.smear(root / f"{number}.png", "ring", "schizont")
+        values = ",".join("1234"[: len(sides.split(","))])
+        lines.append(f"{number}.png,{THREE_STAGES[number % 2]},{values}")
+    layouts.write(root / "boxes.csv", "\n".join(lines))
+    refused(load, root, r"boxes\.csv: column \w+ is not read; give columns x, y, w, h")
+
+
 # Hugging Face, LabelMe
 
 
@@ -1459,6 +1943,193 @@ def test_labelme(root, shape, load):
     assert {round(box[2]) for box in data.index.boxes} == {2 * layouts.RADIUS}
 
 
+def coco_of_discs(root, count=6):
+    """Write a COCO file of fields of three cells each; returns its content."""
+    rows = write_fields(root, count)
+    content = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(THREE_STAGES)]
+    for number in range(count):
+        image = {"id": number, "file_name": f"f{number}.png", "width": SIZE[0], "height": SIZE[1]}
+        content["images"].append(image)
+    for row in rows:
+        box = [row[side] for side in ("left", "top", "width", "height")]
+        entry = {"image_id": int(row["stem"][1:]), "bbox": box}
+        content["annotations"].append(entry | {"category_id": THREE_STAGES.index(row["label"])})
+    return content
+
+
+def test_coco_polygons_have_boxes(root, load):
+    """Where bbox is empty or not there."""
+    content = coco_of_discs(root)
+    for number, entry in enumerate(content["annotations"]):
+        x, y, w, h = entry.pop("bbox")
+        if number % 2:
+            entry["bbox"] = []
+        middle = [x, y + h / 2, x + w / 2, y, x + w, y + h / 2, x + w / 2, y + h]
+        entry["segmentation"] = [middle[:6], middle[4:]]
+    layouts.write(root / "coco.json", content)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+def lose_a_category(content):
+    """Take the last category out."""
+    content["categories"].pop()
+
+
+def lose_an_image(content):
+    """Take the last image out."""
+    content["images"].pop()
+
+
+def repeat_an_id(content):
+    """Give two images one id."""
+    content["images"][1]["id"] = 0
+
+
+def give_a_category_two_names(content):
+    """Give two categories one id."""
+    content["categories"][1]["id"] = 0
+
+
+COCO_DAMAGE = {
+    "category": (lose_a_category, 6, "category 2 is not among its categories"),
+    "image": (lose_an_image, 3, "image 5 is not among its images"),
+    "ids": (repeat_an_id, 2, "has id 0, as another image has"),
+}
+
+
+@pytest.mark.parametrize("damage, count, reason", COCO_DAMAGE.values(), ids=COCO_DAMAGE)
+def test_what_coco_does_not_join_is_a_counted_problem(root, damage, count, reason, load):
+    """Never None as a class, nor another image's boxes."""
+    content = coco_of_discs(root)
+    damage(content)
+    layouts.write(root / "coco.json", content)
+    data = load(root)
+    assert len(data) < 18
+    assert "None" not in data.classes
+    assert len(re.findall(reason, problem_reasons(data))) == count
+    assert_crops_show_their_cells(data)
+
+
+def test_a_category_of_two_names_is_named(root, load):
+    """Which of the two a cell is cannot be told."""
+    content = coco_of_discs(root)
+    give_a_category_two_names(content)
+    layouts.write(root / "coco.json", content)
+    refused(load, root, "category 0 is both ring and trophozoite")
+
+
+def test_points_of_labelme_are_named_with_the_mend(root, load):
+    """The other shapes of a file are used."""
+    for number in range(6):
+        path = root / f"s{number}.png"
+        layouts.paint(path, [("ring", 40 + number, 30), ("schizont", 120, 60)])
+        shapes = [("ring", *outline(40 + number, 30)), ("schizont", "point", [[120, 60]])]
+        labelme_shapes(path.with_suffix(".json"), path.name, shapes)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6}
+    assert len(re.findall("a point of schizont is no box", problem_reasons(data))) == 6
+
+
+def test_a_yolo_class_beyond_the_names_is_named(root, load):
+    """As of a data.yaml of another set."""
+    for number in range(6):
+        path = root / f"{number}.png"
+        cells = layouts.smear(path, "ring", "schizont", shift=number)
+        layouts.annotate_in_yolo(path, path.name, cells[: 1 + number % 2], SIZE)
+    layouts.write(root / "classes.txt", "ring\ntrophozoite")
+    data = load(root)
+    assert cells_in_all(data)["ring"] == 3
+    assert len(re.findall("class 2 is beyond the 2 names", problem_reasons(data))) == 3
+
+
+def test_yolo_classes_that_count_from_1_are_refused(root, load):
+    """Those of the last name are beyond, all others would be of the name before theirs."""
+    for number in range(6):
+        path = root / f"{number}.png"
+        cells = layouts.smear(path, *THREE_STAGES[: 1 + number % 3], shift=number)
+        lines = [layouts.yolo_line(1 + STAGES.index(label), box) for label, box in cells]
+        layouts.write(path.with_suffix(".txt"), "\n".join(lines))
+    layouts.write(root / "classes.txt", "\n".join(THREE_STAGES))
+    refused(load, root, "count from 1")
+
+
+def test_points_of_yolo_are_named_with_the_mend(root, load):
+    """A class and x, y: as in Chula's set."""
+    for number in range(6):
+        path = root / f"{number}.png"
+        layouts.smear(path, "ring", shift=number)
+        layouts.write(path.with_suffix(".txt"), "0 0.5 0.5\n")
+    layouts.write(root / "classes.txt", "ring")
+    refused(load, root, "points, not boxes")
+
+
+def write_supervisely(root, geometry="rectangle"):
+    """Write a Supervisely project: ds0/img/NAME and ds0/ann/NAME.json."""
+    for number in range(6):
+        path = root / "ds0" / "img" / f"s{number}.png"
+        objects = []
+        for label, (x, y, w, h) in layouts.smear(path, *THREE_STAGES, shift=number):
+            points = {"exterior": [[x, y], [x + w, y + h]], "interior": []}
+            objects.append({"classTitle": label, "geometryType": geometry, "points": points})
+        size = {"width": SIZE[0], "height": SIZE[1]}
+        content = {"description": "", "tags": [], "size": size, "objects": objects}
+        layouts.write(root / "ds0" / "ann" / f"s{number}.png.json", content)
+    layouts.write(root / "meta.json", {"classes": [], "tags": []})
+
+
+def test_supervisely(root, load):
+    """A JSON an image, by the image's name."""
+    write_supervisely(root)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+def test_bitmaps_of_supervisely_are_named_with_the_mend(root, load):
+    """They are no boxes."""
+    write_supervisely(root, "bitmap")
+    refused(load, root, "a bitmap is no box")
+
+
+def label_studio_task(root, number, names=THREE_STAGES):
+    """Write a field; returns its task in an export of Label Studio, in per cent."""
+    name = f"s{number}.png"
+    results = []
+    for label, (x, y, w, h) in layouts.smear(root / "images" / name, *names, shift=number):
+        value = {"x": 100 * x / SIZE[0], "y": 100 * y / SIZE[1], "rotation": 0}
+        value |= {"width": 100 * w / SIZE[0], "height": 100 * h / SIZE[1]}
+        value["rectanglelabels"] = [label]
+        result = {"type": "rectanglelabels", "value": value, "from_name": "label"}
+        results.append(result | {"original_width": SIZE[0], "original_height": SIZE[1]})
+    answer = {"id": number, "result": results, "was_cancelled": False}
+    upload = f"/data/upload/1/{number:08x}-{name}"
+    return {"id": number, "data": {"image": upload}, "annotations": [answer]}
+
+
+def test_label_studio(root, load):
+    """Its JSON, with names as they were uploaded."""
+    tasks = [label_studio_task(root, number) for number in range(6)]
+    layouts.write(root / "project-1-at-2024.json", tasks)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
+    assert_crops_show_their_cells(data)
+
+
+def test_two_people_who_differ_in_label_studio_are_a_counted_problem(root, load):
+    """None of the two is a guess."""
+    tasks = [label_studio_task(root, number) for number in range(6)]
+    second = json.loads(json.dumps(tasks[0]["annotations"][0]))
+    second["result"][0]["value"]["rectanglelabels"] = ["gametocyte"]
+    tasks[0]["annotations"].append(second)
+    layouts.write(root / "project.json", tasks)
+    data = load(root)
+    assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 5)
+    assert data.index.skipped == 2
+
+
 # Annotations that are known and not read
 
 
@@ -1490,6 +2161,8 @@ UNREAD = {
     "VIA project": ("via.json", {"_via_img_metadata": VIA_EXPORT, "_via_settings": {}}, "VIA"),
     "CVAT": ("annotations.xml", CVAT, "CVAT"),
     "CreateML": ("_annotations.createml.json", CREATEML, "CreateML"),
+    "Datumaro": ("default.json", {"info": {}, "categories": {}, "items": []}, "Datumaro"),
+    "JSON-MIN": ("p.json", [{"image": "0.png", "label": [], "annotator": 1}], "Label Studio"),
 }
 
 
@@ -1534,6 +2207,32 @@ def test_yolo_with_a_yaml_that_tells_no_names_asks_for_them(root, text, load):
     refused(load, root, r"YOLO.*classes\.txt")
 
 
+@pytest.mark.parametrize("folder", ["", "labels/", "labels/train/"])
+def test_two_files_of_class_names_that_differ_are_named(root, folder, load):
+    """Which one has the right order cannot be told."""
+    for number in range(6):
+        image = root / "images" / f"{number}.png"
+        label = root / f"{folder or 'labels/'}{number}.txt"
+        layouts.write_yolo(image, label, ["ring", "schizont"], shift=number)
+    layouts.write(root / "data.yaml", "names: [ring, Gametocyte, schizont]")
+    layouts.write(root / f"{folder}classes.txt", "schizont\nring\nGametocyte")
+    refused(load, root, "name other classes; keep one")
+
+
+def test_each_of_two_sets_has_its_own_class_names(root, load):
+    """The files of names lie in the folders of the sets."""
+    for name, order in (("setA", ("ring", "schizont")), ("setB", ("schizont", "ring"))):
+        for number in range(4):
+            stem = f"{name}_{number}"
+            cells = layouts.smear(root / name / "images" / f"{stem}.png", *order, shift=number)
+            lines = [layouts.yolo_line(order.index(label), box) for label, box in cells]
+            layouts.write(root / name / "labels" / f"{stem}.txt", "\n".join(lines))
+        layouts.write(root / name / "data.yaml", f"names: [{', '.join(order)}]")
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 8, "schizont": 8}
+    assert_crops_show_their_cells(data)
+
+
 def test_masks_alone_are_named(root, load):
     """They tell where cells are, not of which class."""
     layouts.paint_crops(root / "images", "ring", 8)
@@ -1543,6 +2242,161 @@ def test_masks_alone_are_named(root, load):
     except malaria.UsageError as error:
         said = str(error)
     assert re.search("masks", said)
+
+
+# Files that are none, or of strange sizes
+
+
+def read_in(root, seconds):
+    """The fields of a folder, which have to be read in so many seconds."""
+    start = time.monotonic()
+    _, fields = read_fields(DataFolder(root, str(root)), malaria.layout_readers())
+    assert time.monotonic() - start < seconds
+    return fields
+
+
+def write_large(root, annotate, count):
+    """Write a field of so many cells, and three of one."""
+    for number in range(4):
+        path = root / f"{number}.png"
+        layouts.smear(path, "ring")
+        places = range(count if number == 0 else 1)
+        cells = [("ring", (place % 200, place // 200 % 120, 20, 20.5)) for place in places]
+        annotate(path, path.name, cells, SIZE)
+    layouts.write(root / "classes.txt", "\n".join(STAGES))
+
+
+def write_patients_of_one_name(root, annotate, count):
+    """Write so many patients, each with the field 000.png; also a list a patient."""
+    for number in range(count):
+        patient = root / f"patient_{number}"
+        cells = layouts.smear(patient / "images" / "000.png", "ring")
+        annotate(patient / "labels" / "000.png", "000.png", cells, SIZE)
+        split = malaria.SPLITS[number % 3]
+        layouts.write(patient / "ImageSets" / f"{split}.txt", "000\n")
+    layouts.write(root / "classes.txt", "\n".join(STAGES))
+
+
+each_format = pytest.mark.parametrize(
+    "annotate", layouts.ANNOTATORS.values(), ids=layouts.ANNOTATORS
+)
+
+
+@each_format
+def test_many_cells_of_one_image(root, annotate):
+    """Their number does not count twice."""
+    write_large(root, annotate, 5000)
+    assert len(read_in(root, seconds=10)) == 4
+
+
+@pytest.mark.attack
+@each_format
+def test_very_many_cells_of_one_image(root, annotate):
+    """Sixty thousand."""
+    write_large(root, annotate, 60_000)
+    assert len(read_in(root, seconds=60)) == 4
+
+
+@each_format
+def test_many_patients_with_images_of_one_name(root, annotate):
+    """Nobody's image is compared with that of every other one."""
+    write_patients_of_one_name(root, annotate, 90)
+    fields = read_in(root, seconds=15)
+    splits = Counter(field.split for field in fields)
+    assert splits == {"train": 30, "val": 30, "test": 30}
+
+
+@pytest.mark.attack
+@each_format
+def test_very_many_patients_with_images_of_one_name(root, annotate):
+    """Two thousand."""
+    write_patients_of_one_name(root, annotate, 2000)
+    assert len(read_in(root, seconds=120)) == 2000
+
+
+@pytest.mark.attack
+def test_a_file_of_very_many_cells(root):
+    """Seven hundred thousand of seven hundred images."""
+    content = {"images": [], "annotations": []}
+    content["categories"] = [{"id": 0, "name": "ring"}]
+    for number in range(700):
+        layouts.smear(root / "images" / f"{number}.png", "ring")
+        content["images"].append({"id": number, "file_name": f"{number}.png"})
+        for place in range(1000):
+            box = [place % 200, place // 200 * 20, 20, 20]
+            entry = {"image_id": number, "category_id": 0, "bbox": box}
+            content["annotations"].append(entry)
+    layouts.write(root / "coco.json", content)
+    assert len(read_in(root, seconds=120)) == 700
+
+
+LONG_WORDS = ["9" * 40_000, "9" * 40_000 + "x", "a9" * 20_000, "/" * 40_000, "train" * 9000]
+
+
+@pytest.mark.parametrize("word", LONG_WORDS, ids=lambda word: word[:5])
+def test_names_and_classes_of_many_letters_are_counted_problems(root, word):
+    """Neither slow nor in the way of the others."""
+    content = coco_of_discs(root)
+    content["images"][0]["file_name"] = word
+    content["images"][1]["file_name"] = f"{word}/f1.jpeg"
+    content["categories"][2]["name"] = word
+    layouts.write(root / "coco.json", content)
+    folder = DataFolder(root, str(root))
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        read_fields(folder, malaria.layout_readers())
+    assert time.monotonic() - start < 10
+
+
+def test_a_number_of_many_digits_is_a_counted_problem(root, load):
+    """In JSON; so is an entry of another kind."""
+    layouts.write_iml(root, [("ring",)] * 6)
+    layouts.write(root / "odd.json", '[{"image_name": ' + "9" * 40_000 + "}]")
+    layouts.write(root / "odder.json", json.dumps([{"image_name": "PA000.JPG", "objects": 7}]))
+    data = load(root)
+    assert len(data) == 6
+    assert data.index.skipped == 2
+
+
+def test_yaml_that_grows_is_refused(root, load):
+    """Names that are lists of lists of lists."""
+    write_yolo_in_splits(root)
+    text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    for level in range(1, 12):
+        above = ", ".join([f"*a{level - 1}"] * 9)
+        text += f"a{level}: &a{level} [{above}]\n"
+    layouts.write(root / "data.yaml", f"{text}names: *a11\n")
+    refused(load, root, r"YOLO.*classes\.txt")
+
+
+def test_a_large_file_of_names_is_refused(root, load):
+    """It is none."""
+    write_yolo_in_splits(root)
+    layouts.write(root / "data.yaml", "names: [ring]\n" + "# more\n" * 200_000)
+    refused(load, root, r"YOLO.*classes\.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name", ["a.json", "a.xml", "a.csv", "a.png", "train.txt", "data.yaml"])
+def test_pipes_and_devices_are_passed_over(root, name, load):
+    """Nothing waits for them."""
+    class_folders(root, ["ring", "trophozoite"])
+    os.mkfifo(root / name)
+    (root / "ring" / name).symlink_to("/dev/zero")
+    assert len(load(root)) == 12
+
+
+def test_links_to_folders_above_are_not_followed(root, load):
+    """Other data lies there; links to elsewhere are."""
+    class_folders(root.parent / "other", ["difficult"])
+    class_folders(root.parent / "elsewhere", ["schizont"])
+    class_folders(root, ["ring", "trophozoite"])
+    (root / "ring" / "up").symlink_to(root.parent, target_is_directory=True)
+    (root / "ring" / "round").symlink_to(root, target_is_directory=True)
+    (root / "more").symlink_to(root.parent / "elsewhere", target_is_directory=True)
+    data = load(root)
+    assert cells_in_all(data) == {"ring": 6, "trophozoite": 6, "schizont": 6}
+    assert "links to a folder above the data; not followed" in data.table()
 
 
 # To look at
@@ -1557,7 +2411,7 @@ def pictures(monkeypatch):
         drawn.extend(pictures)
         path.write_bytes(b"a picture")
 
-    monkeypatch.setattr(malaria, "gallery", remember)
+    monkeypatch.setattr("extras.more_plots.gallery", remember)
     return drawn
 
 
@@ -1642,8 +2496,9 @@ def test_results_in_the_data_folder_are_not_read_the_next_time(root, run_script,
 @pytest.fixture
 def run_of_a_gan(root, tmp_path, run_script, monkeypatch, pictures):
     """The folder of a run of --task gan on images without labels."""
-    for name in ("report_generator", "plot_training", "plot_weights", "write_animation"):
+    for name in ("report_generator", "plot_training", "plot_weights"):
         monkeypatch.setattr(malaria, name, lambda *arguments: None)
+    monkeypatch.setattr("extras.more_plots.write_animation", lambda *arguments: None)
     layouts.paint_crops(root / "celeba", "ring", 40)
     layouts.write(root / "celeba" / "broken.png", "not an image")
     small = ("--image_size", 28, "--g_width", 8, "--d_width", 8, "--batch_size", 4)
