@@ -166,6 +166,17 @@ class Config:
         lambda: ("auto", *VIEWS),
     )
 
+    max_pixels: int = flag(
+        100_000_000,
+        "data",
+        "an image of more pixels is passed over; reading one takes up to 25 bytes a pixel",
+        low=1,
+        changeable=True,
+    )
+    max_unpacked_gb: float = flag(
+        50.0, "data", "an archive that is larger unpacked is refused", low=0, changeable=True
+    )
+
     latent_dim: int = flag(100, "networks", "length of the noise vector", low=1, high=4096)
     g_width: int = flag(
         128, "networks", "channels of G at 4x4, halved at each upsampling", low=8, high=4096
@@ -475,6 +486,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
     crops = extra("crops")
     flags = {name: getattr(config, name) for name in flags_that_read_data()}
     settings = crops.CropSettings(**flags, some_may_be_missing=some_may_be_missing)
+    settings = settings._replace(max_pixels=config.max_pixels)
     results = Path(config.results_dir)
     image_sets = extra("image_sets")
     try:
@@ -483,7 +495,9 @@ def load_data(config, device="cpu", some_may_be_missing=False):
                 config.dataset, config.data_path, results, settings
             )
         else:
-            images, index = crops.load_crops(config.data_path, results, layout_readers(), settings)
+            images, index = crops.load_crops(
+                config.data_path, results, layout_readers(), settings, config.max_unpacked_gb
+            )
     except extra("fields").DataError as error:
         source = f"--data_path {config.data_path}"
         if not config.data_path:
@@ -2000,6 +2014,10 @@ class EpochReporter:
         if trainer.task == "mtd":
             is_best = self.keep_latest_near_best(row, self.validate(row))
         trainer.history.append(row)
+        with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
+            images = self.write_samples()
+            if trainer.epoch >= 10:  # at first all are grey
+                self.warn(extra("advice").on_samples(images, self.some_real_images()))
         state = trainer.state()
         if is_best:
             save_checkpoint(state, self.folder / "best.pt")
@@ -2010,10 +2028,6 @@ class EpochReporter:
         self.write_metrics()
         if self.events:
             self.events.write(row)
-        with drawing.attempt("the samples"):
-            images = self.write_samples()
-            if trainer.epoch >= 10:  # at first all are grey
-                self.warn(extra("advice").on_samples(images, self.some_real_images()))
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
             with drawing.attempt("the training"):
                 plot_training(trainer, self.folder)
@@ -2146,6 +2160,7 @@ def save_checkpoint(state, path):
 def read_state(path):
     """The dict in a checkpoint file, on the CPU. Code in the file cannot run (weights_only)."""
     try:
+        extra("files").require_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         hint = extra("crops").hint_at_name(str(path))
@@ -2236,7 +2251,8 @@ def resume_path(config, task):
     if config.resume == "auto":
         return own if own.exists() else None
     named = Path(config.resume)
-    return own if named.resolve() == own.resolve() else named
+    is_own = os.path.realpath(named) == os.path.realpath(own)  # also of a link to itself
+    return own if is_own else named
 
 
 def resumed_config(given):
@@ -2861,6 +2877,8 @@ def report_run(trainer, folder, data):
         prepare_answers(checkpoint, data)
         save_checkpoint(checkpoint.state, source)
     place = hand_over(checkpoint, source, config)
+    reporter = EpochReporter(trainer, data)
+    reporter.write_metrics()  # a kill may have come between last.pt and it
     if task == "mtd":
         report_mtd(folder, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
@@ -2872,7 +2890,7 @@ def report_run(trainer, folder, data):
         plot_weights(checkpoint.generator, folder / "weights_generator.png")
         plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
     with drawing.attempt("samples.gif"):
-        EpochReporter(trainer, data).write_samples()  # the last may have been cut off by a kill
+        reporter.write_samples()  # the last may have been cut off by a kill
         more_plots.write_animation(folder / "samples")
     write_pages(folder)
     print(f"{task}: results in {folder}, weights in {place}")

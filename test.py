@@ -108,6 +108,8 @@ def read_noise(sample, length):
     """Noise from an array or .npy file as a float tensor (length,) or (N, length)."""
     is_file = isinstance(sample, (str, Path))
     try:
+        if is_file:
+            malaria.extra("files").require_file(sample)
         values = np.load(sample, allow_pickle=False) if is_file else np.asarray(sample)
         casting = "same_kind" if values.dtype.kind in "fc" else "unsafe"  # complex is no noise
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
@@ -258,7 +260,7 @@ def image_files(name):
     except (OSError, ValueError):  # a name that is too long, or with a zero in it
         is_folder = False
     if not is_folder:
-        return [path]
+        return [name]  # as it was given: a Path would change an address
     endings = malaria.extra("fields").IMAGE_ENDINGS
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in endings)
     return [file for file in files if file.is_file()]

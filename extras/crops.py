@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,10 @@ CACHE_VERSION = 8  # raise it when readers, crops or splits change
 
 
 class CropSettings(NamedTuple):
-    """The flags on which the crops depend, and whether the data may lack some of --classes."""
+    """The flags on which the crops depend, and whether the data may lack some of --classes.
+
+    Images of more than max_pixels are passed over.
+    """
 
     view: str
     classes: str
@@ -37,6 +41,7 @@ class CropSettings(NamedTuple):
     channels: int
     dataset: str = "auto"
     some_may_be_missing: bool = False
+    max_pixels: int = images.MAX_PIXELS
 
 
 @dataclasses.dataclass
@@ -67,13 +72,15 @@ class Index:
         return len(self.problems)
 
 
-def read_image(path, channels=3, depth=None, upright=False):
+def read_image(path, channels=3, depth=None, upright=False, max_pixels=images.MAX_PIXELS):
     """An image file of any size or mode as uint8 (H, W, channels). Raises DataError if none.
 
-    depth, upright: as in extras/images.py's read_pixels.
+    depth, upright, max_pixels: as in extras/images.py's read_pixels.
     """
     try:
-        pixels = images.read_pixels(path, channels, depth, upright)
+        pixels = images.read_pixels(path, channels, depth, upright, max_pixels)
+    except images.ImageError as error:
+        raise DataError(str(error)) from error
     except FileNotFoundError as error:
         raise DataError(f"no such file{hint_at_name(str(path))}") from error
     except Exception as error:  # Pillow raises many kinds for what is no image, or a damaged one
@@ -81,7 +88,7 @@ def read_image(path, channels=3, depth=None, upright=False):
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def read_field(path, boxes, channels, depth=None):
+def read_field(path, boxes, channels, depth=None, max_pixels=images.MAX_PIXELS):
     """(image, whether it was turned) of a field: as stored, or upright if the boxes say so.
 
     Fractions are of the upright image, as YOLO's programs read it. Raises DataError if the boxes
@@ -89,11 +96,11 @@ def read_field(path, boxes, channels, depth=None):
     """
     boxes = [box for box in boxes if box is not None]
     if images.are_fractions(boxes) and images.has_orientation(path):
-        return read_image(path, channels, depth, upright=True), True
-    image = read_image(path, channels, depth)
+        return read_image(path, channels, depth, upright=True, max_pixels=max_pixels), True
+    image = read_image(path, channels, depth, max_pixels=max_pixels)
     if images.boxes_fit(boxes, image):
         return image, False
-    turned = read_image(path, channels, depth, upright=True)
+    turned = read_image(path, channels, depth, upright=True, max_pixels=max_pixels)
     if turned.shape != image.shape and images.boxes_fit(boxes, turned):
         return turned, True
     height, width = image.shape[:2]
@@ -155,23 +162,28 @@ class CutReport(NamedTuple):
     depth: int | None
 
 
-def cut_images(crops, out, name):
+def cut_images(crops, out, name, max_pixels=images.MAX_PIXELS):
     """Decode every field once, in threads, and cut its crops into `out` (N, S, S, C).
 
-    Returns a CutReport.
+    No more images are held at once than a budget of pixels allows. Returns a CutReport.
     """
     numbers_by_path = {}
     for number, crop in enumerate(crops):
         numbers_by_path.setdefault(crop.field.path, []).append(number)
-    depth = images.common_depth(numbers_by_path)
+    depth = images.common_depth(numbers_by_path, max_pixels)
     report = CutReport({}, [], depth)
     size, channels = out.shape[2:]
+    budget = images.PixelBudget()
+
+    def cut_in_budget(path):
+        with budget.holding(images.pixel_count(path)):
+            cut(path)
 
     def cut(path):
         numbers = numbers_by_path[path]
         boxes = [crops[number].box for number in numbers]
         try:
-            image, is_turned = read_field(path, boxes, channels, depth)
+            image, is_turned = read_field(path, boxes, channels, depth, max_pixels)
         except DataError as error:
             report.failed.update(dict.fromkeys(numbers, str(error)))
             return
@@ -185,7 +197,7 @@ def cut_images(crops, out, name):
                 report.failed[number] = str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(cut, numbers_by_path)
+        done = pool.map(cut_in_budget, numbers_by_path)
         for _ in tqdm(done, f"reading {name}", len(numbers_by_path), disable=None):
             pass
     return report
@@ -265,7 +277,7 @@ def write_images(path, crops, settings, folder):
     if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    report = cut_images(crops, out, folder.root.name)
+    report = cut_images(crops, out, folder.root.name, settings.max_pixels)
     for number, reason in sorted(report.failed.items()):
         folder.problem(crops[number].field.path, reason)
     if report.turned:
@@ -295,10 +307,10 @@ def atomic_folder(target):
         shutil.rmtree(building, ignore_errors=True)
 
 
-def open_data_path(data_path, results):
-    """The folder of a data path; a zip, or a folder of zips, is unpacked once into results/cache.
+def open_data_path(data_path, results, max_unpacked_gb=archives.MAX_UNPACKED_GB):
+    """The folder of a data path; an archive, or a folder of zips, is unpacked into results/cache.
 
-    Raises DataError.
+    It stays there for later runs. Raises DataError, and OSError if the disk is full.
     """
     try:
         path = Path(data_path).expanduser()
@@ -313,11 +325,15 @@ def open_data_path(data_path, results):
         return path
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in zips]
     target = results / "cache" / f"zip-{short_hash(stats)}"
-    if not target.exists():
+    if not archives.is_whole(target):
         try:
             with atomic_folder(target) as building:
-                archives.unpack_all(zips, building)
-        except Exception as error:  # a zip can be damaged, locked or too large in many ways
+                archives.unpack_all(zips, building, max_unpacked_gb)
+        except archives.ArchiveError as error:
+            raise DataError(str(error)) from error
+        except Exception as error:  # a zip can be damaged in many ways
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             raise DataError(f"no folder, and no zip that can be unpacked ({error})") from error
     return target
 
@@ -345,7 +361,7 @@ def demo_folder(results):
     return target
 
 
-def load_crops(data_path, results, readers, settings):
+def load_crops(data_path, results, readers, settings, max_unpacked_gb=archives.MAX_UNPACKED_GB):
     """(images uint8 (N, S, S, C), Index) of a data path, from the cache if nothing has changed.
 
     data_path: "" is the demo set. results: the folder that holds the cache; of several processes
@@ -357,7 +373,10 @@ def load_crops(data_path, results, readers, settings):
     with FileLock(cache / "lock"):
         for left_by_a_kill in (*results.glob("*.part"), *cache.glob("*.part")):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
-        root = open_data_path(data_path, results) if data_path else demo_folder(results)
+        if data_path:
+            root = open_data_path(data_path, results, max_unpacked_gb)
+        else:
+            root = demo_folder(results)
         folder = DataFolder(root, data_path)
         identity = [CACHE_VERSION, str(root.resolve()), folder.stats, settings._asdict()]
         crops = cache / short_hash(identity)

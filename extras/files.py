@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import io
+import stat
 import tempfile
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def try_writing(folder):
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"a file")
+
+
+def require_file(path):
+    """Raise OSError unless a path is of a file: a pipe would be waited for, a device has no end."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise OSError("a folder, device or pipe")
 
 
 def in_words(error):

@@ -20,7 +20,8 @@ class FolderInUseError(Exception):
 def held(folder):
     """Inside the block no other run can hold the folder. Raises FolderInUseError.
 
-    The lock is beside the folder and goes with its process, so that a kill leaves none.
+    The lock is beside the folder and goes with its process, so that a kill leaves none. Parts of
+    files that a kill has left in the folder are removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     holder = folder.with_name(f"{folder.name}.holder.txt")
@@ -28,17 +29,33 @@ def held(folder):
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        who = holder.read_text() if holder.exists() else "another process"
         raise FolderInUseError(
-            f"{folder}: {who} is training here; wait for it, or give another --results_dir"
+            f"{folder}: {holder_named_in(holder)} is training here; wait for it, or give another "
+            "--results_dir"
         ) from error
     try:
         now = datetime.datetime.now().isoformat(" ", "seconds")
         holder.write_text(f"process {os.getpid()} (since {now})")
+        remove_parts(folder)
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def holder_named_in(path):
+    """Who holds a folder; a process that has just taken it or is about to leave has no name."""
+    with contextlib.suppress(OSError):
+        name = path.read_text()
+        if name:
+            return name
+    return "another process"
+
+
+def remove_parts(folder):
+    """Remove the files that were being written (extras/files.py) when a run was killed."""
+    for part in folder.rglob("*.part.*"):
+        part.unlink(missing_ok=True)
 
 
 def move_aside(folder):
