@@ -48,6 +48,7 @@ def build(results, weights, panels, out, of_own_data=False, has_own_benchmarks=F
     source = HERE if is_committed else out.resolve().parent / "report_source"
     draw_figures(results, weights, panels, benchmarks, conditional, source / "figures")
     numbers = read_numbers(results, weights, benchmarks)
+    numbers["figures"] = sorted(path.name for path in (source / "figures").iterdir())
     numbers["of_own_data"] = of_own_data
     numbers["borrowed_benchmarks"] = of_own_data and not has_own_benchmarks
     (source / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
@@ -56,15 +57,16 @@ def build(results, weights, panels, out, of_own_data=False, has_own_benchmarks=F
             shutil.copy(HERE / name, source / name)
     typst.compile(str(source / "report.typ"), output=str(out))
     if is_committed:
-        found = json.dumps(fingerprints(results, weights), indent=1)
+        found = json.dumps(fingerprints(results, weights, panels), indent=1)
         (HERE / "built_from.json").write_text(found + "\n")
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
-def fingerprints(results, weights):
+def fingerprints(results, weights, panels):
     """{file: SHA-1} of the report and of everything that it is made from."""
     files = [ROOT / "Report.pdf", *HERE.glob("*.py"), *weights.glob("*.pt")]
     files += [HERE / name for name in TEXT]
+    files += panels.glob("*.png")
     files += [path for path in results.rglob("*") if path.is_file()]
     found = {}
     for path in sorted(files):
@@ -123,7 +125,7 @@ def run(arguments):
         )
         return
     results = HERE / "results"
-    panels = results / "demo"
+    panels = HERE / "panels"
     if flags.demo:
         experiments.draw_demo(panels)
     build(results, ROOT / "saved_models", panels, flags.out or ROOT / "Report.pdf")

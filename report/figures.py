@@ -4,14 +4,14 @@ Curves and diagrams are SVG; what shows images is JPEG, which is a quarter of a 
 """
 
 import json
+import math
 import shutil
-import tempfile
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter
@@ -19,17 +19,17 @@ from PIL import Image
 from torch import nn
 
 import rollNumber_05 as malaria
-from benchmarks import sweep
-from benchmarks.runs import read_runs
+from benchmarks import heatmaps, sweep
 from extras import crops, drawing, more_plots
 from extras.layers import trace_layers
+from report import numbers
 
 matplotlib.use("Agg")
 pyplot.rcParams.update(drawing.STYLE)
 
 PAGE_WIDTH = 6.6  # inches of the text
 FONT_SIZE = 8
-JPEG_QUALITY = 90
+JPEG_QUALITY = 87
 PANELS = (  # they show cells, so the committed ones are of the demo set
     "predictions_right",
     "predictions_wrong",
@@ -50,6 +50,18 @@ TRACE_TITLES = {
     "loss_d": "J(D)",
     "d_real": "D(x): 0 fake, 1 real",
     "d_fake": "D(G(z)): 0 fake, 1 real",
+}
+CELLS_A_ROW = 9  # of a panel
+SWEEP_ROWS = 12  # of a picture of the sweep, at most
+HEAT_MAPS = {  # {name in numbers.HEAT_MAPS: (its name in the figures, colour)}
+    "Grad-CAM": ("Grad-CAM, 4×4", "tab:blue"),
+    "finer": ("finer map", "tab:red"),
+    "centre": ("hottest in the middle", "tab:green"),
+    "random": ("random", "tab:gray"),
+}
+HEAT_SCORES = {  # {score of benchmarks/heatmaps.py: title}
+    "hit": "pointing game: share of cells",
+    "energy over chance": "energy on the parasite, over chance",
 }
 GENERATORS = {  # {model of benchmarks/generators.py: its name in the report}
     "script": "this DCGAN",
@@ -79,10 +91,14 @@ def draw_figures(results, weights, panels, benchmarks, conditional, out):
     draw_conditional(out / "conditional.jpg", conditional)
     draw_generators(out / "generators.jpg", benchmarks)
     draw_weights(out, dcgan)
-    draw_sweep(out / "sweep.jpg", benchmarks / "sweep")
+    draw_sweep(out, benchmarks / "sweep")
+    committed = numbers.COMMITTED
+    draw_pointing(out / "pointing.svg", committed / "heatmaps_demo.jsonl")
+    draw_faithfulness(out / "faithfulness.svg", benchmarks / "heatmaps_faithfulness.jsonl")
+    draw_digits(out, committed)
     for name in PANELS:
         panel = crops.read_image(panels / f"{name}.png")
-        save_jpeg(without_margins(panel), out / f"{name}.jpg")
+        save_jpeg(panel, out / f"{name}.jpg")
 
 
 def fit_to_page(figure, path, height, width=PAGE_WIDTH, font_size=FONT_SIZE):
@@ -104,12 +120,6 @@ def save_figure(figure, path):
 def save_jpeg(image, path):
     """Save an RGB image (H, W, 3)."""
     Image.fromarray(image).save(path, quality=JPEG_QUALITY)
-
-
-def without_margins(image):
-    """An RGB image without the white rows above and below what is drawn."""
-    drawn = np.flatnonzero((image < 250).any((1, 2)))
-    return image[drawn[0] : drawn[-1] + 1]
 
 
 # Networks
@@ -239,17 +249,114 @@ def draw_before_after(path, dcgan, mtd, on_dcgan):
     save_traces(figure, path)
 
 
-def draw_sweep(path, folder):
-    """The picture of benchmarks/sweep.py, with room for its labels in the size of the page."""
-    runs = read_runs(folder / "runs.jsonl")
+def draw_sweep(out, folder):
+    """sweep_1.jpg and so on: the picture of benchmarks/sweep.py, SWEEP_ROWS settings each.
+
+    They have room for their labels in the size of the page, and the same axes.
+    """
+    runs = sweep.measured_runs(numbers.read_table(folder / "runs.jsonl"))
+    settings = [name for name, _ in numbers.in_order(runs)]
+    for number, names in enumerate(numbers.parts_of(settings, SWEEP_ROWS), 1):
+        is_shown = runs["setting"].isin(names)
+        shown = in_rows(runs[is_shown], names)
+        draw_sweep_part(out / f"sweep_{number}.jpg", shown, folder, sweep.limits(runs))
+
+
+def in_rows(runs, settings):
+    """Runs in the order of their settings, and of their seeds."""
+    places = {name: place for place, name in enumerate(settings)}
+    return runs.assign(place=runs["setting"].map(places)).sort_values(["place", "seed"])
+
+
+def draw_sweep_part(path, runs, folder, limits):
+    """The rows of some settings; limits: the upper ends of the axes of J(G), J(D) and KID."""
     figure = sweep.picture(runs, folder, path)
-    axes = figure.axes
-    axes[0].get_legend().remove()  # the caption says which line is which
-    for axis in axes:
+    axes = np.reshape(figure.axes, (-1, 4))
+    for row, name in zip(axes, runs["setting"].unique(), strict=True):
+        row[2].set_ylim(0, limits[2])
+        if not name.startswith(sweep.CRITIC):
+            for axis, upper in zip(row[:2], limits, strict=False):
+                axis.set_ylim(min(0, axis.dataLim.ymin), upper)
+        row[0].yaxis.label.set_text(name.replace(", ", ",\n"))
+    axes[0, 0].get_legend().remove()  # the caption says which line is which
+    for axis in axes[:, :3].flat:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        label = axis.yaxis.label
-        label.set_text(label.get_text().replace(", ", ",\n"))
-    fit_to_page(figure, path, height=7.7, font_size=7)
+    fit_to_page(figure, path, height=0.4 * len(axes) + 0.4, font_size=7)
+
+
+def draw_pointing(path, results):
+    """Where heat maps point on the demo set: a dot for each seed, hollow where J(D) is seldom."""
+    rows = heatmaps.one_row_a_class(numbers.read_table(results))
+    sizes = sorted(rows["image_size"].unique(), reverse=True)
+    figure, axes = pyplot.subplots(len(sizes), 2, figsize=(PAGE_WIDTH, 3.3), sharex="col")
+    for line, size in zip(axes, sizes, strict=True):
+        of_size = rows[rows["image_size"] == size]
+        for axis, (score, title) in zip(line, HEAT_SCORES.items(), strict=True):
+            draw_seeds(axis, of_size, score)
+            axis.set_title(f"{title}, {size} px")
+    axes[0, 1].legend(*legend_of_seeds(), loc="upper right")
+    fit_to_page(figure, path, height=3.3, font_size=7)
+
+
+def draw_seeds(axis, rows, score):
+    """One score of every class and map: a dot for each seed, a line at the score of chance."""
+    classes = list(rows["class"].unique())
+    for place, (name, kind) in enumerate(numbers.HEAT_MAPS.items()):
+        _, colour = HEAT_MAPS[name]
+        of_kind = rows[(rows[list(kind._fields)] == list(kind)).all(axis=1)]
+        for every, part in of_kind.groupby("adversarial_every"):
+            x = part["class"].map(classes.index) + 0.22 * (place - 1)
+            face = colour if every == 1 else "none"
+            axis.scatter(x, part[score], s=14, facecolors=face, edgecolors=colour, linewidths=0.8)
+    for number, name in enumerate(classes):
+        chance = rows[rows["class"] == name]["hit_chance"].mean() if score == "hit" else 1
+        axis.plot([number - 0.4, number + 0.4], [chance, chance], "k--", linewidth=0.8)
+    axis.set_xticks(range(len(classes)), classes)
+    axis.set_ylim(bottom=0)
+    axis.grid(axis="y", alpha=0.3)
+
+
+def legend_of_seeds():
+    """Handles and labels of draw_seeds."""
+    handles = []
+    labels = []
+    for name in numbers.HEAT_MAPS:
+        label, colour = HEAT_MAPS[name]
+        handles.append(Line2D([], [], color=colour, marker="o", linestyle="none", markersize=4))
+        labels.append(label)
+    handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8))
+    labels.append("chance")
+    return handles, labels
+
+
+def draw_faithfulness(path, results):
+    """Mean deletion and insertion curves of heat maps and of random ones."""
+    curves = numbers.read_table(results).set_index("map")["curves"]
+    names = {name: str(kind) for name, kind in numbers.HEAT_MAPS.items()}
+    names |= {heatmaps.CENTRE: heatmaps.CENTRE, "random": heatmaps.RANDOM}
+    figure, axes = pyplot.subplots(1, 2, figsize=(PAGE_WIDTH, 2.2), sharey=True)
+    for axis, curve in zip(axes, ("deletion", "insertion"), strict=True):
+        for name, row in names.items():
+            label, colour = HEAT_MAPS[name]
+            values = curves[row][curve]
+            axis.plot(np.linspace(0, 1, len(values)), values, color=colour, label=label)
+        axis.set(title=curve, xlabel="share of the pixels", ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("probability of the answer")
+    axes[0].legend()
+    fit_to_page(figure, path, height=2.2, font_size=7.5)
+
+
+def draw_digits(out, folder):
+    """digits_gan.jpg and digits_conditional.jpg: the upper half of what benchmarks/digits.py drew.
+
+    Of the first seed, and only what is there.
+    """
+    for name in ("gan", "conditional"):
+        files = sorted(folder.glob(f"digits_{name}_*.png"))
+        if files:
+            sheet = crops.read_image(files[0])
+            save_jpeg(sheet[: len(sheet) // 2], out / f"digits_{name}.jpg")
 
 
 def save_traces(figure, path):
@@ -334,25 +441,61 @@ def draw_weights(out, dcgan):
             figure = malaria.plot_weights(network, path)
             for axis in figure.axes:
                 axis.set_xlabel("")  # how many kernels there are is in the caption
-            fit_to_page(figure, path, height=1.4, font_size=6.5)
+            fit_to_page(figure, path, height=1.25, font_size=6.5)
 
 
 # Panels
 
 
 def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
-    """The script's pictures of answers and of Grad-CAM; they show test cells of `data`.
+    """PANELS as the script's pictures of answers and of Grad-CAM, with labels to read on a page.
 
-    kinds: the endings of those PANELS that are to be drawn.
+    They show test cells of `data`. kinds: the endings of those that are to be drawn.
     """
     checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
+    mtd = checkpoint.discriminator
     test = data.split("test")
-    answers = malaria.answer(checkpoint, test)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, pyplot.rc_context({"savefig.dpi": 160}):
-        drawn = Path(folder)
-        malaria.plot_predictions(drawn, test, answers.probabilities, limit=12, columns=6)
-        malaria.plot_gradcam(drawn, checkpoint, test, seed=0, limit=9, columns=6)
-        for path in drawn.glob("*.png"):
-            if path.stem.endswith(kinds):
-                shutil.copy(path, out / path.name)
+    probabilities = malaria.answer(checkpoint, test).probabilities
+    judgement = malaria.judge(test, probabilities)
+    for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
+        if name not in kinds:
+            continue
+        chosen = np.flatnonzero(is_chosen)
+        chosen = chosen[np.argsort(-judgement.confidence[chosen])]  # the surest first
+        shown = evenly(chosen, 2 * CELLS_A_ROW)
+        captions = [judgement.captions[i] for i in shown]
+        pictures = list(map(drawing.Picture, test.uint8(shown), captions))
+        draw_panel(out / f"predictions_{name}.png", pictures)
+
+        by_class = chosen[np.argsort(test.labels.cpu().numpy()[chosen], kind="stable")]
+        shown = evenly(by_class, CELLS_A_ROW)
+        captions = [judgement.captions[i] for i in shown]
+        score = malaria.class_score(torch.from_numpy(probabilities[shown].argmax(1)))
+        images = test.__getitems__(shown).images
+        pictures = malaria.cam_pictures(mtd, images, score, captions)
+        draw_panel(out / f"gradcam_{name}.png", pictures)
+    if "real_fake" in kinds:
+        pictures = malaria.real_fake_pictures(checkpoint, test, seed=0, count=3)
+        draw_panel(out / "gradcam_real_fake.png", pictures)
+
+
+def evenly(values, limit):
+    """At most `limit` of an array (N,), evenly spread."""
+    places = np.linspace(0, len(values) - 1, min(limit, len(values)))
+    return values[places.round().astype(int)]
+
+
+def draw_panel(path, pictures):
+    """Pictures in rows of CELLS_A_ROW, as wide as the page; a line of text if there are none."""
+    rows = max(1, math.ceil(len(pictures) / CELLS_A_ROW))
+    size = (PAGE_WIDTH, 0.98 * rows)
+    empty = {"xticks": [], "yticks": [], "frame_on": False}
+    settings = {"dpi": 220, "subplot_kw": empty}
+    with drawing.figure(path, rows, CELLS_A_ROW, size, **settings) as (sheet, axes):
+        sheet.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+        if not pictures:
+            sheet.suptitle("none", fontsize=FONT_SIZE)
+        for axis, picture in zip(axes.flat, pictures, strict=False):
+            axis.imshow(picture.image.repeat(3 // picture.image.shape[2], 2))
+            caption = picture.caption.replace("what speaks", "speaks")  # as wide as an image
+            axis.set_title(caption, fontsize=5.5, pad=2)

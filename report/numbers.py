@@ -5,17 +5,42 @@ not measured.
 """
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import rollNumber_05 as malaria
-from benchmarks import classifier_scores
+from benchmarks import classifier_scores, heatmaps, sweep
 from benchmarks.runs import read_runs
+from extras import captions
 from extras.layers import layer_table
 
 HERE = Path(__file__).resolve().parent
-SWEEP_COLUMNS = ["setting", "failed", "steps", "kid_train", "kid_val", "precision", "recall"]
+COMMITTED = HERE / "results"
+SWEEP_COLUMNS = [
+    "setting",
+    "failed",
+    "hardware",
+    "steps",
+    "kid_train",
+    "kid_val",
+    "precision",
+    "recall",
+]
+HEAT_MAPS = {**heatmaps.DRAWN, heatmaps.CENTRE: heatmaps.MIDDLE}  # {name in the report: MapKind}
+HEAT_SCORES = ["hit", "energy over chance"]
+DIGIT_SCORES = ["confidence", "sure", "entropy", "recognised", "accuracy"]
+PICTURES = (  # of those that a run leaves, the ones whose sentence the report prints
+    "losses.png",
+    "quality.png",
+    "weights_generator.png",
+    "classifier_curves.png",
+    "confusion_matrix.png",
+    "predictions_right.png",
+    "gradcam_right.png",
+)
 
 
 def read_numbers(results, weights, benchmarks):
@@ -27,8 +52,7 @@ def read_numbers(results, weights, benchmarks):
     numbers = {
         "data": read_json(results / "data.json"),
         "mtd_scores": read_json(results / "mtd" / "scores.json"),
-        "trials": read_json(HERE / "results" / "trials.json"),
-        "pointing": read_json(HERE / "results" / "demo" / "pointing.json"),
+        "captions": {name: captions.caption(name)[1].sentence for name in PICTURES},
         "training": {},
     }
     for task in ("gan", "mtd"):
@@ -41,12 +65,24 @@ def read_numbers(results, weights, benchmarks):
     numbers["conditional"] = conditional_numbers(benchmarks / "conditional.jsonl")
     numbers["generators"] = generator_numbers(benchmarks / "generators.jsonl")
     numbers["sweep"] = sweep_numbers(benchmarks / "sweep" / "runs.jsonl")
+    numbers["calibration"] = calibration_numbers(benchmarks / "classifiers.jsonl")
+    numbers["shipped_calibration"] = read_json_if_there(results / "calibration.json")
+    numbers["faithfulness"] = faithfulness_numbers(benchmarks / "heatmaps_faithfulness.jsonl")
+    numbers["anomaly"] = anomaly_numbers(benchmarks / "anomaly.jsonl")
+    # These are of the demo set and of MNIST, whatever the other results are of.
+    numbers["heatmaps"] = heat_map_numbers(COMMITTED / "heatmaps_demo.jsonl")
+    numbers["digits"] = digit_numbers(COMMITTED / "digits.jsonl")
     return numbers
 
 
 def read_json(path):
     """What is in a JSON file."""
     return json.loads(path.read_text())
+
+
+def read_json_if_there(path):
+    """What is in a JSON file, or None if there is no such file."""
+    return read_json(path) if path.exists() else None
 
 
 def read_table(path):
@@ -73,6 +109,14 @@ def spreads(table, columns):
     """{column: spread} of some columns of a table, which may lack them."""
     table = table.reindex(columns=columns)
     return {column: spread(table[column]) for column in columns}
+
+
+def interval(values):
+    """The mean of numbers (N,) and the ends of its 95 % bootstrap interval, as a dict."""
+    values = np.asarray(values)
+    (draws,) = classifier_scores.resample([values])
+    low, high = np.percentile(draws.mean(1), (2.5, 97.5))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 # The runs
@@ -229,11 +273,180 @@ def sweep_numbers(path):
     """A row for each setting of benchmarks/sweep.py; without numbers if all of its runs failed."""
     runs = read_table(path).reindex(columns=SWEEP_COLUMNS)
     settings = []
-    for setting, rows in runs.groupby("setting", sort=False):
+    for setting, rows in in_order(runs):
         finished = rows[rows["failed"].isna()]
-        numbers = {"setting": setting, "seeds": len(finished)}
+        numbers = {
+            "setting": setting,
+            "seeds": len(finished),
+            "hardware": rows["hardware"].iloc[0],
+        }
         if len(finished):
             numbers["steps"] = int(finished["steps"].iloc[0])
             numbers |= spreads(finished, ["kid_train", "kid_val", "precision", "recall"])
         settings.append(numbers)
     return settings
+
+
+def in_order(runs):
+    """(setting, its runs) in the order of benchmarks/sweep.py, whenever they were made."""
+    by_setting = dict(list(runs.groupby("setting")))
+    return [(name, by_setting[name]) for name in sweep.SETTINGS if name in by_setting]
+
+
+def parts_of(values, limit):
+    """A list in as few parts of about the same length as can be, each of at most `limit`."""
+    count = max(1, math.ceil(len(values) / limit))
+    return [part.tolist() for part in np.array_split(values, count)]
+
+
+def calibration_numbers(path):
+    """{model: its calibration error before and after temperature scaling, and the temperatures}.
+
+    "before", "after": the spread over seeds, and as "interval" that of drawing cells anew.
+    """
+    numbers = {}
+    for model, runs in classifier_scores.models_of(read_table(path)).items():
+        calibrated = classifier_scores.calibrate_folds(runs)
+        numbers[model] = {
+            "before": calibration_error(runs),
+            "after": calibration_error(calibrated),
+            "temperature": spread(calibrated["temperature"]),
+        }
+    return numbers
+
+
+def calibration_error(runs):
+    """The calibration error of a model's runs: its spread over the seeds, and its interval."""
+    answers = classifier_scores.pooled_answers(runs)
+    (cells,) = classifier_scores.resample([np.arange(len(answers.labels))])
+    errors = classifier_scores.seed_scores(answers)["calibration error"]
+    return spread(errors) | {"interval": classifier_scores.calibration_interval(answers, cells)}
+
+
+# Heat maps
+
+
+def heat_map_numbers(path):
+    """Where the HEAT_MAPS point on the demo set.
+
+    "tried": how many kinds of map there are, without the middle. "chances": {class: {"n", "hit",
+    "energy"}}. "maps": a row for each map, side of the images and
+    number of steps for each J(D), with {class: {score: spread over the seeds}}.
+    """
+    rows = heatmaps.one_row_a_class(read_table(path))
+    chances = {}
+    for name, cells in rows.groupby("class", sort=False):
+        chances[name] = {
+            "n": int(cells["n"].iloc[0]),
+            "hit": float(cells["hit_chance"].mean()),
+            "energy": float(cells["energy_chance"].mean()),
+        }
+    by_kind = dict(list(rows.groupby(list(heatmaps.MapKind._fields))))
+    maps = []
+    for name, kind in HEAT_MAPS.items():
+        for (size, every), part in by_kind[kind].groupby(["image_size", "adversarial_every"]):
+            maps.append(
+                {
+                    "map": name,
+                    "size": int(size),
+                    "every": int(every),
+                    "seeds": int(part["seed"].nunique()),
+                    "scores": scores_by_class(part),
+                }
+            )
+    return {"tried": len(by_kind) - 1, "chances": chances, "maps": maps}
+
+
+def scores_by_class(rows):
+    """{class: {score: spread}} of the rows of one_row_a_class."""
+    by_class = rows.groupby("class", sort=False)
+    return {name: spreads(of_class, HEAT_SCORES) for name, of_class in by_class}
+
+
+def faithfulness_numbers(path):
+    """Areas under the deletion and insertion curves of the HEAT_MAPS and of random ones.
+
+    "maps": {map: {"area": {curve: interval}, and the areas less those of others}}. "blurred": the
+    class that most cells are answered once blurred, and how many of the "n" are.
+    """
+    runs = read_table(path)
+    first = runs.iloc[0]
+    by_map = runs.set_index("map")
+    names = {name: str(kind) for name, kind in HEAT_MAPS.items()}
+    names |= {heatmaps.CENTRE: heatmaps.CENTRE, "random": heatmaps.RANDOM}
+    areas = {name: by_map.loc[row, "areas"] for name, row in names.items()}
+    maps = {}
+    for name, row in names.items():
+        others = {"less random": areas["random"], "less centre": areas[heatmaps.CENTRE]}
+        laid_on_others = by_map.loc[row, "on_other_cells"]
+        if isinstance(laid_on_others, dict):  # those that differ from cell to cell
+            others["less other cells"] = laid_on_others["areas"]
+        numbers = {"area": {curve: interval(values) for curve, values in areas[name].items()}}
+        for key, less in others.items():
+            numbers[key] = differences(areas[name], less)
+        maps[name] = numbers
+    counts = pd.Series(first["answers_blurred"]).value_counts()
+    return {
+        "n": int(first["n"]),
+        "blurred": {"class": first["classes"][counts.index[0]], "count": int(counts.iloc[0])},
+        "maps": maps,
+    }
+
+
+def differences(areas, others):
+    """{curve: interval of the areas less others, cell by cell}."""
+    return {curve: interval(np.subtract(areas[curve], others[curve])) for curve in areas}
+
+
+# Uses and other data
+
+
+def anomaly_numbers(path):
+    """How well an MTD notices images unlike its training cells, of the test fields.
+
+    "cells": how many there are and the share that is called unlike. "kinds": a row for each kind of
+    image, with {method: area under the ROC curve and its interval} and the share that is noticed.
+    """
+    runs = read_table(path)
+    runs = runs[runs["split"] == "test"]
+    kinds = []
+    for kind, rows in runs.groupby("kind", sort=False):
+        by_method = rows.set_index("method")
+        numbers = {"kind": kind, "n": int(rows["n"].iloc[0])}
+        numbers["noticed"] = by_method["noticed"].to_dict()
+        if kind != "cells":
+            areas = by_method[["area", "low", "high"]].rename(columns={"area": "mean"})
+            numbers["areas"] = areas.to_dict("index")
+        kinds.append(numbers)
+    return {"cells": kinds[0], "kinds": kinds[1:]}
+
+
+def digit_numbers(path):
+    """What benchmarks/digits.py measured, or None while it has no DCGAN and judge.
+
+    "judge": how it reads real digits. "networks": a row for each kind of network, with the spreads
+    of its scores over the seeds and, of generators, the share of each digit.
+    """
+    runs = pd.DataFrame(read_runs(path))
+    if runs.empty or not {"judge", "gan"} <= set(runs["network"]):
+        return None
+    judge = runs[runs["network"] == "judge"].iloc[0]
+    networks = []
+    others = runs[runs["network"] != "judge"]
+    for (network, epochs), rows in others.groupby(["network", "epochs"], sort=False):
+        shares = pd.DataFrame(rows["shares"].dropna().tolist())
+        networks.append(
+            {
+                "network": network,
+                "epochs": int(epochs),
+                "seeds": int(rows["seed"].nunique()),
+                "n": int(rows["n"].iloc[0]),
+                "shares": shares.mean().to_dict(),
+                **spreads(rows, DIGIT_SCORES),
+            }
+        )
+    return {
+        "trained_on": int(judge["trained_on"]),
+        "judge": {"n": int(judge["n"]), "accuracy": float(judge["accuracy"])},
+        "networks": networks,
+    }
