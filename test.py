@@ -177,7 +177,7 @@ def classify(checkpoint, images):
     mtd = checkpoint.discriminator
     device = next(mtd.parameters()).device
     data = malaria.unlabelled(images, classes, config["view"], device)
-    found = malaria.answer(checkpoint, data)
+    found = malaria.calibrated_predictions(checkpoint, data)
     labels = data.label_kind.answers(found.probabilities)
     has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
     unlike = malaria.unlike_training_cells(checkpoint, np.stack(images))
@@ -275,7 +275,7 @@ def draw_heat_maps(path, checkpoint, images, answers):
         malaria.to_images(torch.from_numpy(np.stack(images))).to(device),
         malaria.class_score(torch.tensor(likeliest, device=device)),
         captions,
-        malaria.map_views(checkpoint.state["config"]),
+        malaria.cam_turn_count(checkpoint.state["config"]),
     )
     columns = min(9, len(pictures))
     try:
@@ -312,13 +312,14 @@ def run_data(flags):
     made_with = checkpoint.state["config"]
     settings = {name: made_with[name] for name in malaria.flags_that_read_data()}
     settings["classes"] = ",".join(checkpoint.state["classes"])
+    settings["max_pixels"] = made_with["max_pixels"]
     config = malaria.Config(**settings, data_path=flags.data_path)
     splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
     data = malaria.load_data(config, device, some_may_be_missing=True).split(*splits)
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
-    found = malaria.answer(checkpoint, data)
+    found = malaria.calibrated_predictions(checkpoint, data)
     scores = malaria.evaluate(data, found.probabilities)
     if flags.json:
         names = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")

@@ -347,7 +347,7 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     """
     checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
     test = data.split("test")
-    answers = malaria.answer(checkpoint, test)
+    answers = malaria.calibrated_predictions(checkpoint, test)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, pyplot.rc_context({"savefig.dpi": 160}):
         drawn = Path(folder)

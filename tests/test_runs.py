@@ -575,7 +575,7 @@ def hand_over_to(save_dir, demo, **flags):
 
 def test_weights_are_handed_over(demo, tmp_path):
     """To --save_dir."""
-    assert hand_over_to(tmp_path, demo) == tmp_path / "gan.pt"
+    assert hand_over_to(tmp_path, demo) == str(tmp_path / "gan.pt")
     assert malaria.read_state(tmp_path / "gan.pt")["task"] == "gan"
 
 
