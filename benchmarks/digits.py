@@ -207,7 +207,9 @@ class Experiment:
     def score(self, checkpoint):
         """How many of the real test digits an MTD reads right, as a dict."""
         test = self.data.split("test")
-        scores = malaria.evaluate(test, malaria.answer(checkpoint, test).probabilities)
+        scores = malaria.evaluate(
+            test, malaria.calibrated_predictions(checkpoint, test).probabilities
+        )
         return {"n": len(test), "accuracy": scores["accuracy"]}
 
     def read_generated(self, generator, name, seed):

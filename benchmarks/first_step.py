@@ -7,6 +7,7 @@ import os
 import sys
 
 import rollNumber_05 as malaria
+from extras import checks, run_folder
 
 
 def run(arguments):
@@ -14,10 +15,12 @@ def run(arguments):
     config = malaria.config_from(arguments)
     data = malaria.load_data(config, malaria.pick_device(config.device))
     print(data.table())
-    malaria.check_trainable("gan", data)
-    malaria.check_packages()
+    checks.check_trainable("gan", data)
+    checks.check_packages(config)
     trainer = malaria.Trainer("gan", config, data.classes, data.device)
-    malaria.write_about(malaria.last_checkpoint(config, "gan").parent, trainer, data)
+    folder = malaria.last_checkpoint(config, "gan").parent
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_about(folder, "rollNumber_05.py", "gan", trainer.config, data)
     trainer.train_epoch(data.split("train"), 1, malaria.tqdm(disable=True))
 
 

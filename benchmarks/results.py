@@ -22,6 +22,7 @@ from benchmarks import (
     sweep,
 )
 from benchmarks.runs import ROOT, finished_runs
+from extras.flags import Parser
 
 HEAD = """\
 RESULTS OF THE BENCHMARKS
@@ -88,9 +89,7 @@ def describe_results(results):
 
 def run(arguments):
     """Do what a command line says."""
-    parser = malaria.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--results", type=Path, default=ROOT / "report" / "results", help="folder to read")
     add("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.txt", help="file to write")

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 import rollNumber_05 as malaria
+from extras.flags import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,7 +97,7 @@ def text_of(table):
 
 def make_parser(description):
     """A parser with the flags that all programs have."""
-    parser = malaria.Parser(
+    parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

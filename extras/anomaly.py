@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extras.symmetry import exact_turns, unturned
+
 BATCH = 128
 QUANTILE = 0.95  # of the validation cells; those above it are called unlike
 NAMES = ("mean", "precision", "threshold")
@@ -50,23 +52,8 @@ def to_images(pixels, device):
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def eight_turns(images):
-    """Yield images (B, C, S, S) turned by quarters, and their mirror images: of cells."""
-    for mirrored in (images, images.flip(3)):
-        for quarters in range(4):
-            yield torch.rot90(mirrored, quarters, (2, 3))
-
-
-def as_they_are(images):
-    """Yield images as they are: of what has an up and a down."""
-    yield images
-
-
-VIEWS = {"all": eight_turns, "mirror": as_they_are, "none": as_they_are}  # by --symmetry
-
-
 @torch.no_grad()
-def pooled_features(mtd, pixels, views=eight_turns):
+def pooled_features(mtd, pixels, views=exact_turns):
     """Features (N, F), float64 numpy, of images uint8 (N, S, S, C).
 
     Means over each map of D's second-last convolution and over the views of an image: what turns
@@ -84,7 +71,7 @@ def pooled_features(mtd, pixels, views=eight_turns):
     return torch.cat(features).numpy()
 
 
-def fit(mtd, train_cells, val_cells, views=eight_turns):
+def fit(mtd, train_cells, val_cells, views=exact_turns):
     """The AnomalyModel of an MTD, or of a Discriminator.
 
     train_cells, val_cells: uint8 (N, S, S, C); training cells give mean and precision (shrunk,
@@ -103,7 +90,7 @@ def fit(mtd, train_cells, val_cells, views=eight_turns):
     return model._replace(threshold=threshold)
 
 
-def scores(mtd, images, model, views=eight_turns):
+def scores(mtd, images, model, views=exact_turns):
     """Mahalanobis distances (N,) of images uint8 (N, S, S, C) from the training cells."""
     apart = pooled_features(mtd, images, views) - model.mean.double().numpy()
     squares = (apart @ model.precision.double().numpy() * apart).sum(1)
@@ -123,7 +110,7 @@ def read_model(values, mtd, example):
     """
     if not isinstance(values, dict) or set(values) != set(NAMES):
         raise ValueError(f"anomaly has to hold {', '.join(NAMES)}")
-    count = pooled_features(mtd, example[None], as_they_are).shape[1]
+    count = pooled_features(mtd, example[None], unturned).shape[1]
     shapes = {"mean": (count,), "precision": (count, count), "threshold": ()}
     for name, shape in shapes.items():
         tensor = values[name]

@@ -35,6 +35,7 @@ import torch
 import rollNumber_05 as malaria
 from extras.drawing import write_image
 from extras.files import replacing, save_text
+from extras.flags import Parser
 from extras.latent_walk import read_judge
 
 BATCH = 256  # images drawn at a time
@@ -138,7 +139,7 @@ def measure(data_path, weights, device):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.Parser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

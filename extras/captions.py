@@ -88,6 +88,7 @@ NUMBERS = {
     "*_balanced_accuracy": "Mean recall of the classes: rare ones count as much as frequent ones.",
     "*_accuracy": "Share of right answers.",
     "*_standard_error": "Of the balanced accuracy: two to either side are a 95% interval, roughly.",
+    "temperature": "Logits were divided by it: below 1 for answers that were not sure enough.",
     "*_ece": "Gap between probability and share of right answers; 0 is calibrated.",
     "*_loss": "Cross-entropy, nats; lower is better.",
     "*_n": "Images that were scored.",

@@ -22,6 +22,7 @@ from torch import Tensor
 import rollNumber_05 as malaria
 from extras.drawing import figure
 from extras.files import save_text
+from extras.flags import Parser
 from extras.text import text_table
 
 # The training step
@@ -344,7 +345,7 @@ def draw_setting(path, setting):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.Parser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

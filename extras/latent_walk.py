@@ -28,6 +28,7 @@ from PIL import Image
 import rollNumber_05 as malaria
 from extras.drawing import grid, write_image
 from extras.files import replacing
+from extras.flags import Parser
 from extras.text import text_table
 
 CHOSEN_FROM = 2000  # images among which an MTD finds those of each class, for its mean
@@ -235,7 +236,7 @@ def write_arithmetic(out, generator, judge, seed):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.Parser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

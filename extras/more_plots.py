@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extras.drawing import Picture, figure, gallery
+from extras.drawing import COLOURS, Picture, draw_trace, figure, gallery, grid
 from extras.files import replacing, save_text
 from extras.paths import SPLITS
 from extras.text import text_table
@@ -109,3 +109,27 @@ def plot_confusion(path, scores):
             title = f"{split}, n = {found['n']} (cells)"
             axis.set(title=title, xlabel="answer", ylabel="true class")
     return sheet
+
+
+def plot_before_after(path, runs, scale):
+    """Samples and curves of a DCGAN and of it with the head, over iterations since that was added.
+
+    runs: {title: (samples uint8 (N, S, S, C), StepMetrics of traces as numpy)} of both, in this
+    order. scale: what D's answers mean.
+    """
+    (_, before), (_, after) = runs.values()
+    panels = {
+        "loss_g": "J(G)",
+        "loss_d": "J(D)",
+        "d_real": f"D(x): {scale}",
+        "d_fake": f"D(G(z)): {scale}",
+    }
+    with figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
+        for axis, (title, (images, _)) in zip(axes[0], runs.items(), strict=False):
+            axis.imshow(grid(images))
+            axis.set(title=title, xticks=[], yticks=[])
+        for axis, (name, title) in zip((axes[0, 2], *axes[1]), panels.items(), strict=True):
+            earlier = getattr(before, name)[-len(after.loss_g) :]
+            draw_trace(axis, earlier, COLOURS[0], "DCGAN", start=-len(earlier))
+            draw_trace(axis, getattr(after, name), COLOURS[1], "with the head")
+            axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)

@@ -1,7 +1,9 @@
 """A run's folder: held by one process, never written over by another run; what it was run on."""
 
 import contextlib
+import dataclasses
 import datetime
+import json
 import os
 import shutil
 import subprocess
@@ -11,14 +13,15 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-
-class FolderInUseError(Exception):
-    """Another process is training in the folder; the message is one line that says which."""
+from extras import UsageError
+from extras.devices import processes
+from extras.files import save_text
+from extras.flags import as_flag
 
 
 @contextlib.contextmanager
 def held(folder):
-    """Inside the block no other run can hold the folder. Raises FolderInUseError.
+    """Inside the block no other run can hold the folder. Raises UsageError that says which.
 
     The lock is beside the folder and goes with its process, so that a kill leaves none. Parts of
     files that a kill has left in the folder are removed.
@@ -29,7 +32,7 @@ def held(folder):
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise FolderInUseError(
+        raise UsageError(
             f"{folder}: {holder_named_in(holder)} is training here; wait for it, or give another "
             "--results_dir"
         ) from error
@@ -37,7 +40,7 @@ def held(folder):
         now = datetime.datetime.now().isoformat(" ", "seconds")
         holder.write_text(f"process {os.getpid()} (since {now})")
         remove_parts(folder)
-        yield
+        yield folder
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
@@ -59,11 +62,39 @@ def remove_parts(folder):
 
 
 def move_aside(folder):
-    """Rename a folder to the first free FOLDER.old-N; returns its new path."""
+    """Rename an earlier run's folder to the first free FOLDER.old-N, and say so."""
+    if not (folder / "last.pt").exists():
+        return
     number = 1
     while folder.with_name(f"{folder.name}.old-{number}").exists():
         number += 1
-    return folder.rename(folder.with_name(f"{folder.name}.old-{number}"))
+    kept = folder.rename(folder.with_name(f"{folder.name}.old-{number}"))
+    print(f"{folder} held an earlier run; it is now {kept}", file=sys.stderr)
+
+
+def command_of(program, task, config):
+    """The command line that repeats a run of a script with this name."""
+    world_size = processes()[1]
+    start = f"torchrun --nproc_per_node={world_size}" if world_size > 1 else "python"
+    parts = [start, program, f"--task {task}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in ("task", "resume", "recipe"):
+            parts.append(as_flag(field.name, value))
+    return " ".join(parts)
+
+
+def write_about(folder, program, task, config, data):
+    """Write config.json into a run's folder: what is run, on what, and how to repeat it."""
+    about = {
+        "command": command_of(program, task, config),
+        "config": vars(config),
+        **environment(data.device),
+        "processes": processes()[1],
+        "layout": data.index.layout,
+        "splits": data.counts(),
+    }
+    save_text(json.dumps(about, indent=1), folder / "config.json")
 
 
 def environment(device):

@@ -3,17 +3,15 @@
 tensorboard --logdir results
 """
 
-
-class MissingPackageError(ValueError):
-    """The package tensorboard is not installed; the message is one line that says the mend."""
+from extras import UsageError
 
 
 def writer_class():
-    """The SummaryWriter of torch. Raises MissingPackageError."""
+    """The SummaryWriter of torch. Raises UsageError if there is none."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingPackageError(
+        raise UsageError(
             "--tensorboard: the package tensorboard is not installed; pip install tensorboard"
         ) from error
     return SummaryWriter
@@ -23,10 +21,7 @@ class Events:
     """The numbers of metrics.csv as scalars of the same names, in the folder events of a run."""
 
     def __init__(self, folder, epoch):
-        """Go on after `epoch`: what is there about later ones no longer counts.
-
-        Raises MissingPackageError.
-        """
+        """Go on after `epoch`: what is there about later ones no longer counts."""
         self.writer = writer_class()(str(folder / "events"), purge_step=epoch + 1)
 
     def write(self, row):

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import rollNumber_05 as malaria
+from extras.flags import Parser
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -77,9 +78,7 @@ def fingerprints(results, weights, panels):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data_path", help="folder or zip; default: build from the committed results"
     )

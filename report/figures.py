@@ -455,7 +455,7 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
     mtd = checkpoint.discriminator
     test = data.split("test")
-    probabilities = malaria.answer(checkpoint, test).probabilities
+    probabilities = malaria.calibrated_predictions(checkpoint, test).probabilities
     judgement = malaria.judge(test, probabilities)
     for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
         if name not in kinds:

@@ -23,7 +23,7 @@ from conftest import ROOT, TINY
 from PIL import Image
 
 import rollNumber_05 as malaria
-from extras import drawing, more_plots, quality
+from extras import checks, drawing, more_plots, quality
 
 SCALE = float(os.environ.get("ATTACK_SCALE", "1"))  # how many attacks, 1 being half an hour
 TIMES = ("seconds", "images_per_second")  # differ from run to run
@@ -31,7 +31,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 server = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
 if server:
-    server.set_forkserver_preload(["attacks", "matplotlib.pyplot", *malaria.NEEDED_LATER])
+    server.set_forkserver_preload(["attacks", "matplotlib.pyplot", *checks.NEEDED_LATER])
 
 
 class Outcome(NamedTuple):

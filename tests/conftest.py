@@ -26,6 +26,14 @@ def seed_torch():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def few_generated_cells():
+    """A measurement in this process draws 40 cells, not 500: their features take the longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(malaria, "GENERATED", 40)
+        yield
+
+
 # Programs
 
 

@@ -350,15 +350,12 @@ def load_program(path):
     return module
 
 
-def test_the_script_without_extras_asks_for_them(tmp_path, monkeypatch, capsys):
+def test_the_script_without_extras_asks_for_them(tmp_path, python):
     """Exit code 2, and one line that names what is missing."""
-    monkeypatch.chdir(tmp_path)
-    alone = load_program(shutil.copy(ROOT / "rollNumber_05.py", "1234_05.py"))
-    assert alone.main(alone.run, []) == 2
-    errors = capsys.readouterr().err
-    assert errors == (
-        "error: extras/signals.py is not beside this script; copy the folder extras/ too\n"
-    )
+    shutil.copy(ROOT / "rollNumber_05.py", tmp_path / "1234_05.py")
+    done = python("1234_05.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: the folder extras/ is not beside this script; copy it too\n"
 
 
 def test_test_py_without_the_script_asks_for_it(tmp_path, monkeypatch, capsys):

@@ -91,7 +91,7 @@ def test_answers_are_calibrated(finished, small_data):
     )
     plain = malaria.predict(checkpoint.discriminator, data, config["loss"], "all")
     expected = malaria.SingleLabel.calibrated(plain.probabilities, checkpoint.state["temperature"])
-    answers = malaria.answer(checkpoint, data).probabilities
+    answers = malaria.calibrated_predictions(checkpoint, data).probabilities
     assert answers == pytest.approx(expected, abs=1e-6)
 
 

@@ -116,7 +116,7 @@ def test_the_answer_of_a_critic_is_no_probability(loss):
     adversarial_loss = malaria.LOSSES[loss]
     logits = torch.tensor([-3.0, 7.0])
     assert adversarial_loss.real_probability is None
-    assert adversarial_loss.answers(logits) is logits
+    assert adversarial_loss.realness(logits) is logits
     assert adversarial_loss.scale() == "higher is more real"
 
 

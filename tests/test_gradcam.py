@@ -180,8 +180,8 @@ def test_maps_over_views_turn_with_the_image(mtd, images):
 @pytest.mark.parametrize("views", [0, 9])
 def test_other_numbers_of_views_are_refused(mtd, views):
     """The further turns need resampling and cannot be turned back exactly."""
-    with pytest.raises(ValueError, match=f"views {views}: 1 to 8"):
-        malaria.GradCAM(mtd, views=views)
+    with pytest.raises(ValueError, match=f"turn_count {views}: 1 to 8"):
+        malaria.GradCAM(mtd, turn_count=views)
 
 
 def test_an_unknown_method_is_refused(mtd):

@@ -47,18 +47,18 @@ def test_symmetry_fits_the_data_unless_it_is_given(dataset, symmetry, expected):
 
 def test_each_symmetry_has_views_and_an_augmentation():
     """By the same names."""
-    assert malaria.VIEWS.keys() == SYMMETRIES.keys()
+    assert malaria.TURNS_BY_SYMMETRY.keys() == SYMMETRIES.keys()
 
 
 @pytest.mark.parametrize(("symmetry", "count"), [("all", 24), ("mirror", 2), ("none", 1)])
 def test_number_of_views(symmetry, count, grey):
     """Of an image that is answered about."""
-    assert len(list(malaria.VIEWS[symmetry](grey))) == count
+    assert len(list(malaria.TURNS_BY_SYMMETRY[symmetry](grey))) == count
 
 
 def test_mirrored_views(grey):
     """The image and its mirror image."""
-    views = list(malaria.VIEWS["mirror"](grey))
+    views = list(malaria.TURNS_BY_SYMMETRY["mirror"](grey))
     assert torch.equal(views[0], grey)
     assert torch.equal(views[1], grey.flip(3))
 

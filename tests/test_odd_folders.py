@@ -21,6 +21,7 @@ from layouts import assert_crops_show_their_cells, cells_by_split, cells_in_all
 from PIL import Image
 
 import rollNumber_05 as malaria
+from extras import checks
 from extras.fields import DataError, DataFolder, read_fields
 
 STAGES = layouts.STAGES
@@ -1013,7 +1014,7 @@ def test_images_without_labels_are_one_class(root, folder, load):
 def test_a_gan_trains_on_images_without_labels(root, load):
     """It needs none."""
     layouts.paint_crops(root, "ring", 40)
-    malaria.check_trainable("gan", load(root))
+    checks.check_trainable("gan", load(root))
 
 
 def test_an_mtd_says_what_images_without_labels_lack(root, run_script, tmp_path):

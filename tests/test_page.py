@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from extras import captions, page, tensorboard
+from extras import UsageError, captions, page, tensorboard
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = (
@@ -378,5 +378,5 @@ def test_events_have_the_names_of_the_metrics(tmp_path):
 def test_events_without_the_package(tmp_path, monkeypatch):
     """Without the package the error names the flag and the mend."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(tensorboard.MissingPackageError, match="--tensorboard.*pip install"):
+    with pytest.raises(UsageError, match="--tensorboard.*pip install"):
         tensorboard.Events(tmp_path, 0)

@@ -575,7 +575,7 @@ def hand_over_to(save_dir, demo, **flags):
 
 def test_weights_are_handed_over(demo, tmp_path):
     """To --save_dir."""
-    assert hand_over_to(tmp_path, demo) == tmp_path / "gan.pt"
+    assert hand_over_to(tmp_path, demo) == str(tmp_path / "gan.pt")
     assert malaria.read_state(tmp_path / "gan.pt")["task"] == "gan"
 
 
@@ -902,7 +902,7 @@ def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
     with run_folder.held(tmp_path / "gan"):
         named = f"process {os.getpid()} "
         with (
-            pytest.raises(run_folder.FolderInUseError, match=named),
+            pytest.raises(malaria.UsageError, match=named),
             run_folder.held(tmp_path / "gan"),
         ):
             pytest.fail("the folder is held twice")
@@ -940,5 +940,7 @@ def test_folders_are_moved_aside_under_the_first_free_number(tmp_path):
     """Nothing that is there is written over."""
     for number in (1, 2):
         (tmp_path / "gan").mkdir()
-        assert run_folder.move_aside(tmp_path / "gan") == tmp_path / f"gan.old-{number}"
+        (tmp_path / "gan/last.pt").write_text(f"run {number}")
+        run_folder.move_aside(tmp_path / "gan")
+        assert (tmp_path / f"gan.old-{number}/last.pt").read_text() == f"run {number}"
     assert not (tmp_path / "gan").exists()

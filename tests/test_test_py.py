@@ -499,3 +499,41 @@ def test_a_damaged_anomaly_model_is_refused(demo, tmp_path, name):
     malaria.save_checkpoint(state, tmp_path / "odd.pt")
     with pytest.raises(malaria.UsageError, match="anomaly"):
         malaria.load_checkpoint(tmp_path / "odd.pt")
+
+
+# Heat maps: --gradcam
+
+
+def size_of_sheet(run_tester, demo, cwd, image):
+    """The size of the sheet of heat maps of --image."""
+    flags = ("--model", "mtd", "--weights", demo.mtd, "--image", image, "--gradcam", "maps.png")
+    done = run_tester(*flags, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "predictions" in json.loads(done.stdout)
+    return cv2.imread(str(cwd / "maps.png")).shape
+
+
+def test_heat_maps_of_an_image_are_a_row(demo, run_tester, tmp_path):
+    """Itself, Grad-CAM and the finer map."""
+    height, width, _ = size_of_sheet(run_tester, demo, tmp_path, demo.folder / IMAGE)
+    assert width > 1.5 * height
+
+
+def test_heat_maps_of_a_folder_are_one_sheet(demo, run_tester, tmp_path):
+    """Three images a row."""
+    for number in range(4):
+        shutil.copy(demo.folder / IMAGE, tmp_path / f"{number}.png")
+    one_row, width_of_one, _ = size_of_sheet(run_tester, demo, tmp_path, "0.png")
+    height, width, _ = size_of_sheet(run_tester, demo, tmp_path, ".")
+    assert height > 1.5 * one_row
+    assert width > 2.5 * width_of_one
+
+
+@pytest.mark.parametrize("out", ["maps.nothing", "folder"])
+def test_heat_maps_that_cannot_be_written(demo, run_tester, tmp_path, out):
+    """One line that names the flag."""
+    (tmp_path / "folder").mkdir()
+    flags = ("--model", "mtd", "--weights", demo.mtd, "--image", demo.folder / IMAGE)
+    done = run_tester(*flags, "--gradcam", out, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"--gradcam {out}: cannot be written" in done.stderr

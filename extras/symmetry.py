@@ -1,0 +1,76 @@
+"""Views of an image that still show the same: turned by 30 degrees, mirrored, or as it is."""
+
+import itertools
+import math
+
+import torch
+
+from extras.augmentation import warp
+from extras.image_sets import IMAGE_SETS, find_npz
+
+EXACT_TURNS = 8  # of the 24: those that need no resampling
+
+
+def turns(images):
+    """Yield the 24 turns by 30 degrees of (B, C, S, S) and of its mirror image, exact ones first.
+
+    A cell has no up or down.
+    """
+    for degrees in (0, 30, 60):
+        turned = images
+        if degrees:
+            angle = images.new_full((len(images),), math.radians(degrees))
+            turned = warp(images, angle)
+        for mirrored in (turned, turned.flip(3)):
+            for quarters in range(4):
+                yield torch.rot90(mirrored, quarters, (2, 3))
+
+
+def exact_turns(images):
+    """Yield the first EXACT_TURNS of `turns`, which need no resampling."""
+    return itertools.islice(turns(images), EXACT_TURNS)
+
+
+def turned_back(maps, number):
+    """Maps (B, h, w) of the exact turn that `turns` yields at `number`, as the image lies."""
+    is_mirrored = number >= EXACT_TURNS // 2
+    maps = torch.rot90(maps, -number, (1, 2))
+    return maps.flip(2) if is_mirrored else maps
+
+
+def mirrored(images):
+    """Yield the images and their mirror images."""
+    yield images
+    yield images.flip(3)
+
+
+def unturned(images):
+    """Yield the images as they are."""
+    yield images
+
+
+TURNS_BY_SYMMETRY = {"all": turns, "mirror": mirrored, "none": unturned}  # by --symmetry
+EXACT_TURNS_BY_SYMMETRY = {"all": exact_turns, "mirror": mirrored, "none": unturned}
+
+
+def symmetry_of(settings):
+    """The name in TURNS_BY_SYMMETRY that a config, as a mapping, asks for.
+
+    auto: what its images allow. A cell has no up or down; of a .npz nothing is known.
+    """
+    if settings["symmetry"] != "auto":
+        return settings["symmetry"]
+    if settings["dataset"] != "auto":
+        return IMAGE_SETS[settings["dataset"]].symmetry
+    is_npz = settings["data_path"] != "" and find_npz(settings["data_path"]) is not None
+    return "none" if is_npz else "all"
+
+
+def answer_symmetry(settings):
+    """The symmetry of an MTD's answers: only with --augment has it learnt turned images."""
+    return symmetry_of(settings) if settings["augment"] else "none"
+
+
+def cam_turn_count(settings):
+    """Over how many of the EXACT_TURNS finer maps are averaged: over those that an MTD learnt."""
+    return EXACT_TURNS if answer_symmetry(settings) == "all" else 1
