@@ -262,7 +262,7 @@ def measure_calibration(data, weights):
     for split in ("val", "test"):
         part = data.split(split)
         before = malaria.predict(checkpoint.discriminator, part, config["loss"], symmetry)
-        after = malaria.answer(checkpoint, part)
+        after = malaria.calibrated_predictions(checkpoint, part)
         numbers[split] = {
             "n": len(part),
             "before": calibration_error(part, before.probabilities),
