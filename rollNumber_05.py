@@ -711,20 +711,7 @@ def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arra
     images: uint8 numpy (N, S, S, C); labels: N class numbers, or lists of 0 and 1 with view
     "field"; splits: N of "train", "val" and "test".
     """
-    count = len(images)
-    index = extra("crops").Index(
-        layout=layout,
-        view=view,
-        classes=list(classes),
-        found={},
-        problems=[],
-        notes=[],
-        image_counts={split: splits.count(split) for split in SPLITS},
-        boxes=[None] * count,
-        labels=list(labels),
-        splits=splits,
-        sources=[f"image {number}" for number in range(count)],
-    )
+    index = extra("crops").index_of_arrays(labels, splits, classes, view, layout)
     return MalariaDataset(torch.from_numpy(images), index, device=device)
 
 
@@ -1936,8 +1923,11 @@ class EpochReporter:
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
         history = self.trainer.history
         columns = list(dict.fromkeys(itertools.chain.from_iterable(history)))
-        rows = [[row.get(name, "") for name in columns] for row in history]
-        extra("files").save_table([columns, *rows], self.folder / "metrics.csv")
+        table = [columns]
+        for row in history:
+            values = [row.get(name, "") for name in columns]
+            table.append(values)
+        extra("files").save_table(table, self.folder / "metrics.csv")
 
     def write_samples(self):
         """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""

@@ -43,22 +43,27 @@ def test(architecture, weights, sample, label=None):
     label: the class that a conditional generator draws; None: all in turn.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
-    if isinstance(architecture, str):
-        kind = architecture
-    else:
-        kind = "gan" if isinstance(architecture, malaria.Generator) else "mtd"
+    kind = kind_of(architecture)
     checkpoint = malaria.load_checkpoint(weights, None if kind == "gan" else kind)
-    if kind == "gan":
-        if not isinstance(architecture, str):
-            fill_network(architecture, checkpoint.generator, weights)
-        return images_of_noise(checkpoint, weights, sample, label)
     if not isinstance(architecture, str):
-        fill_network(architecture, checkpoint.discriminator, weights)
+        own = checkpoint.generator if kind == "gan" else checkpoint.discriminator
+        fill_network(architecture, own, weights)
+    if kind == "gan":
+        return images_of_noise(checkpoint, weights, sample, label)
     several = isinstance(sample, (list, tuple))
-    config = checkpoint.state["config"]
-    images = [read_sample(one, config) for one in (sample if several else [sample])]
+    samples = sample if several else [sample]
+    images = [read_sample(one, checkpoint.state["config"]) for one in samples]
     answers = classify(checkpoint, images)
     return answers if several else answers[0]
+
+
+def kind_of(architecture):
+    """The kind, "gan" or "mtd", that test() is about. Raises UsageError for anything else."""
+    if architecture == "gan" or isinstance(architecture, malaria.Generator):
+        return "gan"
+    if architecture == "mtd" or isinstance(architecture, malaria.MultiTaskDiscriminator):
+        return "mtd"
+    raise UsageError(f"architecture {architecture!r:.80}: give gan, mtd, or a network of these")
 
 
 def fill_network(network, trained, weights):
@@ -157,15 +162,19 @@ def read_array(sample, channels):
             f"array {image.shape} of {image.dtype}: needs finite (H, W), (H, W, 1), (H, W, 3) "
             "or (H, W, 4)"
         )
-    scale = 1
-    if image.dtype.kind == "u":
-        scale = 255 / np.iinfo(image.dtype).max
-    elif image.dtype.kind in "fb":
-        scale = 255
-    image = np.clip(np.round(image[:, :, :3] * scale), 0, 255)
+    image = np.clip(np.round(image[:, :, :3] * scale_of(image.dtype)), 0, 255)
     if image.shape[2] == 3 and channels == 1:
         image = np.round(image @ [0.299, 0.587, 0.114])[:, :, None]
     return np.repeat(image, channels // image.shape[2], 2).astype(np.uint8)
+
+
+def scale_of(dtype):
+    """What takes numbers of a type to [0, 255]; signed whole numbers are there already."""
+    if dtype.kind == "u":
+        return 255 / np.iinfo(dtype).max
+    if dtype.kind in "fb":
+        return 255
+    return 1
 
 
 def classify(checkpoint, images):
@@ -244,7 +253,12 @@ def run_images(flags):
     if flags.json:
         print(json.dumps({"predictions": predictions}))
         return
-    rows = [["image", "label", *checkpoint.state["classes"], "real"]]
+    print(prediction_table(checkpoint.state["classes"], predictions))
+
+
+def prediction_table(classes, predictions):
+    """The answers about images as text."""
+    rows = [["image", "label", *classes, "real"]]
     for prediction in predictions:
         numbers = [f"{p:.3f}" for p in prediction["probabilities"].values()]
         real = prediction["real_probability"]
@@ -253,7 +267,7 @@ def run_images(flags):
         if prediction.get("unlike_training_cells"):
             label += ", but unlike the training cells"
         rows.append([prediction["image"], label, *numbers])
-    print(malaria.extra("text").text_table(rows))
+    return malaria.extra("text").text_table(rows)
 
 
 def draw_heat_maps(path, checkpoint, images, answers):
@@ -369,7 +383,8 @@ def check_flags(flags):
         if not low <= getattr(flags, name) <= high:
             raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
     if flags.model == "gan":
-        if flags.image or flags.data_path or flags.gradcam:
+        of_mtd = (flags.image, flags.data_path, flags.gradcam)
+        if any(of_mtd):
             raise UsageError(
                 "--model gan needs no --image, --gradcam or --data_path; --model mtd does"
             )

@@ -81,14 +81,7 @@ def unpack_all(paths, target, max_unpacked_gb=MAX_UNPACKED_GB):
     beside = [path for path in paths if is_beside(path)]
     paths = [path for path in paths if path not in beside]
     allowance = Allowance(max_unpacked_gb)
-    names = []
-    for path in paths:
-        check_kind(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                members = zip_members(archive)
-            allowance.take(members)
-            names += [member.name for member in members]
+    names = names_inside(paths, allowance)
     check_free_space(target, allowance)
     is_apart = len(set(names)) < len(names) and len(paths) > 1
     for path in paths:
@@ -100,6 +93,22 @@ def unpack_all(paths, target, max_unpacked_gb=MAX_UNPACKED_GB):
     for path in beside:
         shutil.copyfile(path, target / path.name)
     write_manifest(target)
+
+
+def names_inside(paths, allowance):
+    """The names of all members of the zips among archives, whose sizes are taken off an Allowance.
+
+    Raises ArchiveError for archives of other kinds.
+    """
+    names = []
+    for path in paths:
+        check_kind(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = zip_members(archive)
+            allowance.take(members)
+            names += [member.name for member in members]
+    return names
 
 
 def check_kind(path):
@@ -255,10 +264,17 @@ def zips_in(folder):
     Files beside them that can hold labels come last, as train.csv beside train.zip.
     """
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(map(holds_data, files)):
+        return []
     zips = [path for path in files if path.suffix.lower() == ".zip" and path.is_file()]
-    beside = [path for path in files if is_beside(path)]
-    has_data = any(path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS for path in files)
-    return [] if has_data or not zips else zips + beside
+    if not zips:
+        return []
+    return zips + list(filter(is_beside, files))
+
+
+def holds_data(path):
+    """Whether a path is a folder, or an image by its name."""
+    return path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS
 
 
 def is_beside(path):

@@ -72,6 +72,24 @@ class Index:
         return len(self.problems)
 
 
+def index_of_arrays(labels, splits, classes, view, layout):
+    """The Index of N images that are not from a data folder. labels, splits: N of each."""
+    count = len(labels)
+    return Index(
+        layout=layout,
+        view=view,
+        classes=list(classes),
+        found={},
+        problems=[],
+        notes=[],
+        image_counts={split: splits.count(split) for split in SPLITS},
+        boxes=[None] * count,
+        labels=list(labels),
+        splits=splits,
+        sources=list(map("image {}".format, range(count))),
+    )
+
+
 def read_image(path, channels=3, depth=None, upright=False, max_pixels=images.MAX_PIXELS):
     """An image file of any size or mode as uint8 (H, W, channels). Raises DataError if none.
 
@@ -251,15 +269,18 @@ def build_cache(folder, target, readers, settings):
 def make_index(folder, layout, fields, classes, found, crops, view):
     """The Index of the crops that were cut out of a DataFolder's fields."""
     field_splits = [field.split for field in fields]
+    image_counts = {split: field_splits.count(split) for split in SPLITS}
+    problems = [[str(problem.file), problem.reason] for problem in folder.problems]
+    boxes = [None if crop.box is None else list(crop.box[:4]) for crop in crops]
     return Index(
         layout=layout,
         view=view,
         classes=list(classes.values()),
         found=dict(found),
-        problems=[[str(problem.file), problem.reason] for problem in folder.problems],
+        problems=problems,
         notes=folder.notes,
-        image_counts={split: field_splits.count(split) for split in SPLITS},
-        boxes=[None if crop.box is None else list(crop.box[:4]) for crop in crops],
+        image_counts=image_counts,
+        boxes=boxes,
         labels=[crop.label for crop in crops],
         splits=[crop.field.split for crop in crops],
         sources=[folder.relative(crop.field.path).as_posix() for crop in crops],

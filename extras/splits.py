@@ -117,7 +117,8 @@ def ways_to_deal(group_count):
     sizes = [max(1, min(BLOCK, group_count // 14))]  # at least 14 blocks: two for each 15 %
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
-    return [(size, False) for size in sizes] + [(size, True) for size in sizes]
+    with_seeds = (False, True)
+    return [(size, is_seeded) for is_seeded, size in itertools.product(with_seeds, sizes)]
 
 
 def blocks_of(groups, size):

@@ -1682,7 +1682,8 @@ def test_a_column_a_class(root, one, zero, load):
     lines = ["image,ring,trophozoite,schizont"]
     for name, stage in write_whole_crops(root):
         values = [one if stage == column else zero for column in THREE_STAGES]
-        lines.append(",".join([name.removesuffix(".png"), *values]))
+        stem = name.removesuffix(".png")
+        lines.append(",".join([stem, *values]))
     lines[1] = f"000,{one},{one},{zero}"
     layouts.write(root / "train.csv", "\n".join(lines))
     data = load(root)
@@ -1695,7 +1696,10 @@ def test_a_column_a_class(root, one, zero, load):
 def test_a_table_without_heads(root, order, load):
     """An image and its label a row."""
     rows = write_whole_crops(root)
-    lines = [",".join(row[column] for column in order) for row in rows]
+    lines = []
+    for row in rows:
+        values = [row[column] for column in order]
+        lines.append(",".join(values))
     layouts.write(root / "labels.csv", "\n".join(lines))
     data = load(root)
     assert cells_in_all(data) == dict.fromkeys(THREE_STAGES, 6)
