@@ -1828,8 +1828,9 @@ def saying_what_is_kept(trainer, epochs):
         if trainer.saved_epoch:
             last = last_checkpoint(trainer.config, trainer.task)
             kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
-        if isinstance(error, extra("signals").Stopped):
-            raise type(error)(error.args[0], f"{trainer.task}: {kept}") from error
+        stopped = extra("signals").stopped_behind(error)
+        if stopped:
+            raise type(stopped)(stopped.args[0], f"{trainer.task}: {kept}") from error
         reason = extra("files").in_words(error)
         reason = f"{reason}; " if reason else ""
         text = f"{trainer.task}: {reason}{kept}"
@@ -2953,12 +2954,16 @@ def main(work, arguments):
     except UsageError as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2
-    except (RuntimeError, OSError, MemoryError) as error:
-        print("failed:", *extra("files").in_words(error).split(), file=sys.stderr)
-        return 1
     except signals.Stopped as stopped:
         print("\nstopped", *stopped.args[1:], file=sys.stderr)
         return 128 + stopped.args[0]
+    except (RuntimeError, OSError, MemoryError) as error:
+        stopped = signals.stopped_behind(error)
+        if stopped:
+            print("\nstopped", *stopped.args[1:], file=sys.stderr)
+            return 128 + stopped.args[0]
+        print("failed:", *extra("files").in_words(error).split(), file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stopped:
         print("\nstopped", *stopped.args, file=sys.stderr)
         return 130

@@ -16,6 +16,15 @@ def stop(number, frame):
     raise Stopped(number)
 
 
+def stopped_behind(error):
+    """The Stopped that led to an error, or None: a library that is broken off raises its own."""
+    while error is not None:
+        if isinstance(error, Stopped):
+            return error
+        error = error.__context__
+    return None
+
+
 def stopping_signals():
     """The signals that ask to stop, as far as this system has them and they are not ignored.
 

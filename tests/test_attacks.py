@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT, TINY
 
 import rollNumber_05 as malaria
-from extras import drawing, files
+from extras import drawing, files, signals
 
 ODD_VALUES = [
     "abc", ["a"], "3", None, [1], 0, {}, 5, 16.5, [], -1, 2**70, math.nan, math.inf, True,
@@ -253,3 +253,21 @@ def test_signals_keep_what_is_finished(small_data, tmp_path, number, code):
     assert process.returncode == code, error
     assert "--resume goes on" in error
     assert "Traceback" not in error
+
+
+def test_a_signal_while_a_checkpoint_is_written_is_no_failure(
+    run_script, small_data, tmp_path, monkeypatch
+):
+    """What torch.save says of a file that was broken off is not what happened."""
+
+    def break_off(state, file):
+        try:
+            raise signals.Stopped(signal.SIGINT)
+        finally:
+            raise RuntimeError("unexpected pos 492928 vs 492816")
+
+    monkeypatch.setattr(torch, "save", break_off)
+    flags = ("--task", "gan", "--data_path", small_data, *TINY, "--epochs", 1)
+    done = run_script(*flags, cwd=tmp_path)
+    assert done.returncode == 130
+    assert "stopped gan: no epoch was finished" in done.stderr
