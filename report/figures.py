@@ -281,7 +281,7 @@ def draw_sweep_part(path, runs, folder, limits):
     axes[0, 0].get_legend().remove()  # the caption says which line is which
     for axis in axes[:, :3].flat:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    fit_to_page(figure, path, height=0.4 * len(axes) + 0.4, font_size=7)
+    fit_to_page(figure, path, height=0.36 * len(axes) + 0.4, font_size=7)
 
 
 def draw_pointing(path, results):
