@@ -36,7 +36,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
@@ -789,8 +789,9 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, maps):
         """(B, c_in, h, w) -> (B, c_out, H, W)."""
         maps = super().forward(maps)
-        maps = F.pad(maps, (1, 1, 1, 1), "replicate")
-        return F.conv2d(maps, self.kernel, groups=self.out_channels)
+        with torch.autocast(maps.device.type, enabled=False):  # it would pad in float32
+            maps = F.pad(maps, (1, 1, 1, 1), "replicate")
+            return F.conv2d(maps, self.kernel.to(maps.dtype), groups=self.out_channels)
 
 
 class Generator(nn.Module):
@@ -1325,14 +1326,29 @@ def averaged(network):
     return average.eval().requires_grad_(False)
 
 
+def state_tensors(network):
+    """A network's weights and batch statistics, and its counters of batches: two lists."""
+    tensors = [*network.parameters(), *network.buffers()]
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    counters = [tensor for tensor in tensors if not tensor.is_floating_point()]
+    return floats, counters
+
+
+@torch.no_grad()
 def update_average(average, network, decay):
     """Average a network that has just learnt: keep a share `decay` of the average, less at first.
 
-    After n updates at most (1 + n)/(10 + n) is kept, so that early weights are soon forgotten.
+    After n updates at most (1 + n)/(10 + n) is kept, so that early weights are soon forgotten; the
+    first is a copy. All tensors at once: on a GPU each call costs more than its work.
     """
     updates = int(average.n_averaged)  # a counter on the CPU: no waiting for the GPU
-    average.multi_avg_fn = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))
-    average.update_parameters(network)
+    kept = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
+    floats, counters = state_tensors(average.module)
+    new_floats, new_counters = state_tensors(network)
+    torch._foreach_lerp_(floats, new_floats, 1 - kept)
+    if counters:  # of batch norm
+        torch._foreach_copy_(counters, new_counters)
+    average.n_averaged += 1
 
 
 class Trainer:
