@@ -1406,11 +1406,14 @@ class Trainer:
         enabled = self.precision != torch.float32
         return torch.autocast(self.device.type, self.precision, enabled)
 
-    def augmented(self, images, strength):
-        """Images as the networks see them: randomly changed with --augment."""
+    def augmented(self, *groups):
+        """Images as the networks see them: randomly changed with --augment.
+
+        groups: pairs of images and the strength. Returns a list of images.
+        """
         if not self.config.augment:
-            return images
-        return extra("augmentation").augment(images, strength, self.symmetry)
+            return [images for images, _ in groups]
+        return extra("augmentation").augment_groups(groups, self.symmetry)
 
     def label_loss(self, logits, labels):
         """J(C) of labelled images."""
@@ -1446,17 +1449,18 @@ class Trainer:
         """
         config = self.config
         labels = None
-        head_images = None
         if head is not None:
             labels = head.labels
-            if head is not real:
-                head_images = self.augmented(head.images, HEAD_STRENGTH)
         g_labels = real.labels if self.networks["generator"].num_classes else None
 
         with torch.set_grad_enabled(trains_generator and not config.fresh_noise):
             generated = self.draw_fakes(g_labels, len(real))
-        real_images = self.augmented(real.images, self.strength)
-        fake = self.augmented(generated, self.strength)
+        groups = [(real.images, self.strength), (generated, self.strength)]
+        head_images = None
+        if head is None or head is real:
+            real_images, fake = self.augmented(*groups)
+        else:
+            real_images, fake, head_images = self.augmented(*groups, (head.images, HEAD_STRENGTH))
         self.set_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
@@ -1491,7 +1495,7 @@ class Trainer:
         """
         config = self.config
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
-            fake = self.augmented(self.draw_fakes(labels, len(real)), self.strength)
+            [fake] = self.augmented((self.draw_fakes(labels, len(real)), self.strength))
         self.set_rate("generator", config.lr_g)
         with self.autocast():
             loss_g = generator_step(
@@ -1513,7 +1517,7 @@ class Trainer:
         Returns StepMetrics whose adversarial losses are those of `last`.
         """
         self.set_rate("discriminator", self.config.lr_c)
-        images = self.augmented(head.images, HEAD_STRENGTH)
+        [images] = self.augmented((head.images, HEAD_STRENGTH))
         with self.autocast():
             loss_c = classifier_step(
                 self.parallel["discriminator"],

@@ -100,14 +100,24 @@ class TunedTutorialLoop(TutorialLoop):
         )
 
 
+class StepTrainer(malaria.Trainer):
+    """A Trainer whose averages are moved apart from the step: their decay is no tensor."""
+
+    def average(self, name):
+        """Not yet."""
+
+    def move_averages(self):
+        """Move the averages of both networks, which have just learnt."""
+        for name in self.networks:
+            super().average(name)
+
+
 class ReplayedLoop(Loop):
     """The script's training, its step recorded as a CUDA graph at the first one."""
 
     def __init__(self, task, config, data):
-        self.trainer = malaria.Trainer(task, config, data.classes, data.device)
+        self.trainer = StepTrainer(task, config, data.classes, data.device)
         self.data = data.split("train")
-        self.update_averages = []
-        self.trainer.average = self.update_averages.append  # not now: its decay is no tensor
         for optimizer in self.trainer.optimizers.values():
             for group in optimizer.param_groups:
                 group["capturable"] = data.device.type == "cuda"
@@ -120,15 +130,11 @@ class ReplayedLoop(Loop):
         if self.batches is None:
             self.record(batches)
         self.fill(batches)
-        self.update_averages.clear()
         if self.graph is None:
             self.losses = self.trainer.adversarial_step(*self.batches)
         else:
             self.graph.replay()
-        for name in ("discriminator", "generator"):
-            average = self.trainer.averages[name]
-            network = self.trainer.networks[name]
-            malaria.update_average(average, network, self.trainer.config.ema)
+        self.trainer.move_averages()
         return torch.stack(self.losses)
 
     def fill(self, batches):

@@ -27,21 +27,101 @@ SYMMETRIES = {
 }
 
 
-def warp(images, angle, zoom=1.0, mirror=1.0, shift=(0.0, 0.0)):
-    """Turn, zoom, mirror and shift images (B, C, S, S) in one resampling, corners reflected.
+def warp_grid(side, angle, zoom=1.0, mirror=1.0, shift=None):
+    """Where images are sampled to be turned, zoomed, mirrored and shifted: (B, S, S, 2).
 
-    angle: radians (B,); zoom (B,): above 1 shows more, smaller; mirror: 1 or -1 (B,); shift: two of
-    (B,), in half sides.
+    side: S; angle: radians (B, 1); zoom (B, 1): above 1 shows more, smaller; mirror: 1 or -1
+    (B, 1); shift (B, 2): to the right and down, in half sides.
     """
     cos = zoom * angle.cos()
     sin = zoom * angle.sin()
-    shift_x, shift_y = (
-        torch.as_tensor(part, device=angle.device).expand_as(angle) for part in shift
-    )
-    rows = [cos * mirror, -sin, shift_x, sin * mirror, cos, shift_y]
-    theta = torch.stack(rows, 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    middles = (2 * torch.arange(side, device=angle.device) + 1) / side - 1  # of pixels, in -1 to 1
+    x_part = torch.cat([cos, sin], 1) * mirror
+    y_part = torch.cat([-sin, cos], 1)
+    by_column = x_part[:, :, None] * middles  # (B, 2, S)
+    by_row = y_part[:, :, None] * middles
+    if shift is not None:
+        by_row = by_row + shift[:, :, None]
+    # F.affine_grid gives the same, but takes longer over its products of small matrices.
+    places = by_column[:, :, None, :] + by_row[:, :, :, None]  # (B, 2, S, S)
+    return places.permute(0, 2, 3, 1)
+
+
+def warp(images, grid):
+    """Images (B, C, S, S) sampled at a warp_grid, corners reflected."""
+    images = images.contiguous()  # sampled twice as fast as in channels_last
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+class Changes(NamedTuple):
+    """Random changes of B images.
+
+    grid (B, S, S, 2): where they are sampled; contrast, mean_gain, tint (B, C, 1, 1): the colours
+    become contrast * image + mean_gain * its mean + tint.
+    """
+
+    grid: torch.Tensor
+    contrast: torch.Tensor
+    mean_gain: torch.Tensor
+    tint: torch.Tensor
+
+    def part(self, start, count):
+        """Those of `count` images from one on."""
+        return Changes(*(values[start : start + count] for values in self))
+
+
+def draw_changes(strengths, channels, side, symmetry="all"):
+    """Changes of images (B, C, S, S) of strengths (B,), from one draw of random numbers."""
+    allowed = SYMMETRIES[symmetry]
+    sizes = [2, 4, 2, 2, 2 * channels]
+    numbers = torch.rand(len(strengths), sum(sizes), device=strengths.device)
+    uses, turns, shift, light, tints = numbers.split(sizes, 1)
+    moved, coloured = (uses < strengths[:, None]).float().split(1, 1)  # each (B, 1)
+    turn, flip, tilt, zoom = turns.split(1, 1)
+    contrast, brightness = light.split(1, 1)
+
+    quarters = (allowed.quarters * turn).floor()
+    tilt = allowed.low + (allowed.high - allowed.low) * tilt
+    angle = math.pi / 2 * (quarters + moved * tilt)
+    zoom = 1 + moved * (0.45 * zoom - 0.2)
+    mirror = torch.ones_like(flip)
+    if allowed.is_mirrored:
+        mirror = 2 * flip.round() - 1
+    shift = moved * (0.24 * shift - 0.12)
+    grid = warp_grid(side, angle, zoom, mirror, shift)
+
+    contrast = 1 + 0.8 * coloured * (contrast - 0.5)
+    brightness = 1 + coloured * (brightness - 0.5)
+    gain, tint = (coloured * (tints - 0.5)).split(channels, 1)  # each (B, C)
+    gain = 1 + 0.5 * gain
+    # ((image - mean) * contrast + mean * brightness) * gain + 0.4 * tint
+    colours = (contrast * gain, (brightness - contrast) * gain, 0.4 * tint)
+    return Changes(grid, *(values[:, :, None, None] for values in colours))
+
+
+def changed(images, changes):
+    """Images (B, C, S, S) after their Changes; in channels_last, as D's convolutions want them."""
+    warped = warp(images, changes.grid)
+    mean = warped.mean((2, 3), keepdim=True)
+    offset = torch.addcmul(changes.tint, mean, changes.mean_gain)
+    result = torch.addcmul(offset, warped, changes.contrast)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
+def augment_groups(groups, symmetry="all"):
+    """Change several tensors of images as augment does, with one draw of random numbers.
+
+    groups: pairs of images (B, C, S, S) and their strength. Returns a list of images.
+    """
+    strengths = [strength * images.new_ones(len(images)) for images, strength in groups]
+    _, channels, side, _ = groups[0][0].shape
+    changes = draw_changes(torch.cat(strengths), channels, side, symmetry)
+    results = []
+    start = 0
+    for images, _ in groups:  # apart: no gradient goes through the resampling of real images
+        results.append(changed(images, changes.part(start, len(images))))
+        start += len(images)
+    return results
 
 
 def augment(images, strength, symmetry="all"):
@@ -53,34 +133,8 @@ def augment(images, strength, symmetry="all"):
     all images through it, real and generated alike, so that it cannot memorise the real ones, nor G
     learn the augmentation (Zhao et al. 2020, sec. 3).
     """
-    count, channels = images.shape[:2]
-    device = images.device
-    allowed = SYMMETRIES[symmetry]
-    moved, coloured = (torch.rand(2, count, device=device) < strength).float()
-
-    quarters = torch.randint(0, allowed.quarters, (count,), device=device)
-    tilt = allowed.low + (allowed.high - allowed.low) * torch.rand(count, device=device)
-    angle = math.pi / 2 * (quarters + moved * tilt)
-    zoom = 1 + moved * (0.45 * torch.rand(count, device=device) - 0.2)
-    lowest = 0 if allowed.is_mirrored else 1
-    mirror = torch.randint(lowest, 2, (count,), device=device) * 2 - 1
-    shift = moved * (0.24 * torch.rand(2, count, device=device) - 0.12)
-    images = warp(images, angle, zoom, mirror, shift)
-
-    def draw(*shape):  # in [-0.5, 0.5), 0 for images that keep their colours
-        values = torch.rand(*shape, 1, 1, device=device) - 0.5
-        return coloured.view(count, 1, 1, 1) * values
-
-    contrast, brightness = draw(2, count, 1)
-    gain, tint = draw(2, count, channels)
-    contrast = 1 + 0.8 * contrast
-    brightness = 1 + brightness
-    gain = 1 + 0.5 * gain
-    tint = 0.4 * tint
-    # ((images - mean) * contrast + mean * brightness) * gain + tint, in one pass over the images
-    mean = images.mean((2, 3), keepdim=True)
-    offset = mean * (brightness - contrast) * gain + tint
-    return torch.addcmul(offset, images, contrast * gain)
+    [result] = augment_groups([(images, strength)], symmetry)
+    return result
 
 
 def adapt_strength(strength, margins, speed):

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from extras.augmentation import warp
+from extras.augmentation import warp, warp_grid
 from extras.image_sets import IMAGE_SETS, find_npz
 
 EXACT_TURNS = 8  # of the 24: those that need no resampling
@@ -19,8 +19,8 @@ def turns(images):
     for degrees in (0, 30, 60):
         turned = images
         if degrees:
-            angle = images.new_full((len(images),), math.radians(degrees))
-            turned = warp(images, angle)
+            angle = images.new_full((len(images), 1), math.radians(degrees))
+            turned = warp(images, warp_grid(images.shape[2], angle))
         for mirrored in (turned, turned.flip(3)):
             for quarters in range(4):
                 yield torch.rot90(mirrored, quarters, (2, 3))

@@ -185,6 +185,17 @@ def test_the_filter_is_scipys(upsampling):
     np.testing.assert_allclose(filtered(maps).detach().numpy(), expected, atol=1e-6)
 
 
+def test_the_filter_keeps_the_precision_of_autocast(upsampling):
+    """It is not widened to float32 and back, and differs by rounding only."""
+    filtered, _ = upsampling
+    maps = torch.randn(2, filtered.in_channels, 5, 5)
+    expected = filtered(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = filtered(maps)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), expected, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("smooth", "kind"), [(True, malaria.SmoothConvTranspose2d), (False, nn.ConvTranspose2d)]
 )

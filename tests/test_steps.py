@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import rollNumber_05 as malaria
@@ -287,6 +288,40 @@ def test_augmentation_of_strength_0_only_turns_and_flips():
         assert min(differences) < 1e-5
 
 
+def test_groups_are_changed_each_by_its_strength(images):
+    """At 0 only turned and flipped, so that the mean stays; at 1 changed in brightness too."""
+    results = augmentation.augment_groups([(images, 0), (images, 1)])
+    means = images.mean((1, 2, 3))
+    moves = [(result.mean((1, 2, 3)) - means).abs().max() for result in results]
+    assert moves[0] < 1e-5
+    assert moves[1] > 1e-3
+
+
+def test_groups_keep_their_sizes(images):
+    """Each comes back as many as it was."""
+    results = augmentation.augment_groups([(images, 1), (images[:2], 1)])
+    assert [len(result) for result in results] == [6, 2]
+
+
+def test_no_gradient_goes_through_a_group_that_needs_none(images):
+    """Real images beside those of G."""
+    generated = images.clone().requires_grad_()
+    real, fake = augmentation.augment_groups([(images, 1), (generated, 1)])
+    assert not real.requires_grad
+    assert fake.requires_grad
+
+
+def test_the_grid_of_a_warp_is_that_of_affine_grid():
+    """Turned, zoomed, mirrored and shifted."""
+    angle, zoom, shift = torch.tensor([[0.4]]), torch.tensor([[1.2]]), torch.tensor([[0.1, -0.2]])
+    a = 1.2 * math.cos(0.4)
+    b = 1.2 * math.sin(0.4)
+    theta = torch.tensor([[[-a, -b, 0.1], [-b, a, -0.2]]])
+    expected = F.affine_grid(theta, (1, 3, 32, 32), align_corners=False)
+    grid = augmentation.warp_grid(32, angle, zoom, torch.tensor([[-1.0]]), shift)
+    torch.testing.assert_close(grid, expected, rtol=0, atol=1e-6)
+
+
 def strength_after(start, real_probabilities, speed):
     """An augmentation strength after D has said how real some real images are."""
     strength = torch.tensor(start)
@@ -414,6 +449,23 @@ def test_by_default_g_runs_once_a_step(small_config):
     assert len(spy.inputs) == 1
 
 
+def test_a_step_draws_the_changes_of_all_its_images_at_once(small_config, monkeypatch):
+    """Real, generated and the head's: one call of torch.rand, of a row an image."""
+    trainer = make_trainer("mtd", small_config())
+    real = real_batch(4)
+    head = real_batch(8)
+    draw = torch.rand
+    sizes = []
+
+    def counted(*size, **options):
+        sizes.append(size)
+        return draw(*size, **options)
+
+    monkeypatch.setattr(torch, "rand", counted)
+    trainer.adversarial_step(real, head)
+    assert [size[0] for size in sizes] == [16]
+
+
 def test_by_default_both_updates_see_the_same_images(small_config):
     """Calls of D: on real images, on fake ones in its own step, on fake ones in that of G."""
     trainer = make_trainer("gan", small_config())
@@ -516,6 +568,15 @@ def test_an_average_takes_batch_statistics_along():
         network.running_mean.fill_(mean)
         malaria.update_average(average, network, 0.1)
     assert average.module.running_mean.item() == pytest.approx(1 * 0.1 + 12 * 0.9)
+
+
+def test_an_average_copies_the_counters_of_batch_norm():
+    """How many batches the statistics are of."""
+    network = nn.BatchNorm2d(1)
+    average = malaria.averaged(network)
+    network.num_batches_tracked.fill_(7)
+    malaria.update_average(average, network, 0.999)
+    assert average.module.num_batches_tracked == 7
 
 
 def test_an_average_is_in_eval_mode(mtd):
