@@ -27,6 +27,12 @@ def seed_torch():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Each of pytest's workers computes in one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def few_generated_cells():
     """A measurement in this process draws 40 cells, not 500: their features take the longest."""
     with pytest.MonkeyPatch.context() as patch:
