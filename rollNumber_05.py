@@ -2460,14 +2460,16 @@ def finer_maps(network, images, score, method="layer", turn_count=EXACT_TURNS):
 # ============================================ plots =============================================
 
 
-def plot_traces(path, task, unit, columns):
-    """One panel for each of two traces: {name: values of every iteration}."""
+def plot_traces(path, task, unit, columns, limits=None):
+    """One panel for each of two traces: {name: values of every iteration}; limits: of both axes."""
     drawing = extra("drawing")
     with drawing.figure(path, 2, 1, size=(9, 6)) as (_, axes):
         panels = zip(axes[:, 0], drawing.COLOURS, columns.items(), strict=True)
         for axis, colour, (name, values) in panels:
             drawing.draw_trace(axis, values, colour, name)
             axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
+            if limits:
+                axis.set_ylim(limits)
 
 
 def plot_training(trainer, folder):
@@ -2478,7 +2480,9 @@ def plot_training(trainer, folder):
     adversarial_loss = LOSSES[trainer.config.loss]
     unit = f"loss ({adversarial_loss.unit})"
     plot_traces(folder / "losses.png", trainer.task, unit, losses)
-    plot_traces(folder / "scores.png", trainer.task, f"D: {adversarial_loss.scale()}", scores)
+    limits = (0, 1) if adversarial_loss.real_probability else None  # alike, to be compared
+    answer = f"D: {adversarial_loss.scale()}"
+    plot_traces(folder / "scores.png", trainer.task, answer, scores, limits)
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
@@ -2519,7 +2523,10 @@ def plot_history(history, path, panels):
                     axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
             axis.set(xlabel="epoch", title=title)
             axis.set_xlim(0, history[-1]["epoch"] + 1)
-            axis.set_ylim(min(0, axis.dataLim.y0), 1.08 * max(0.01, axis.dataLim.y1))
+            high = max(0.01, axis.dataLim.y1)
+            low = min(0, axis.dataLim.y0)
+            margin = 0.05 * (high - low)  # a curve at 0 is seen
+            axis.set_ylim(low - margin, high + margin)
             axis.grid(alpha=0.3)
             axis.legend()
     return figure
@@ -2589,8 +2596,8 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
         captions = [judgement.captions[i] for i in shown]
         pictures = list(map(drawing.Picture, data.uint8(shown), captions))
         title = (
-            f"{len(chosen)} of {len(data)} test images answered {name}, surest first "
-            "(true label, then answer and its probability)"
+            f"{len(chosen)} of {len(data)} test images answered {name}, {len(shown)} of them, "
+            "surest first (true label, then answer and its probability)"
         )
         drawing.gallery(folder / f"predictions_{name}.png", title, pictures, columns)
 

@@ -219,6 +219,11 @@ def run_gan(flags):
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {flags.out}: cannot be a folder ({error.strerror})") from error
+    earlier = [
+        file for file in out.glob("[0-9][0-9][0-9][0-9].png") if int(file.stem) >= len(images)
+    ]
+    if earlier:
+        print(f"{out} also holds {len(earlier)} images of an earlier call", file=sys.stderr)
     files = []
     for number, image in enumerate(images):
         files.append(str(out / f"{number:04d}.png"))
@@ -246,7 +251,7 @@ def run_images(flags):
         raise UsageError(f"--image {flags.image}: no readable image in this folder")
     answers = classify(checkpoint, list(images.values()))
     if flags.gradcam:
-        draw_heat_maps(flags.gradcam, checkpoint, list(images.values()), answers)
+        draw_heat_maps(flags.gradcam, checkpoint, images, answers)
     predictions = []
     for name, answer in zip(images, answers, strict=True):
         predictions.append({"image": name, **answer})
@@ -271,17 +276,21 @@ def prediction_table(classes, predictions):
 
 
 def draw_heat_maps(path, checkpoint, images, answers):
-    """A sheet of images uint8 (S, S, C), each with heat maps of its likeliest class beside it."""
+    """A sheet of {name: image uint8 (S, S, C)}, each beside heat maps of its likeliest class."""
     drawing = malaria.extra("drawing")
     if len(images) > MOST_MAPS:
         print(f"--gradcam: the first {MOST_MAPS} of {len(images)} images", file=sys.stderr)
-    images = images[:MOST_MAPS]
+    names = list(images)[:MOST_MAPS]
+    images = list(images.values())[:MOST_MAPS]
     likeliest = []
     captions = []
-    for answer in answers[: len(images)]:
+    for name, answer in zip(names, answers, strict=False):
         probabilities = list(answer["probabilities"].values())
         likeliest.append(int(np.argmax(probabilities)))
-        captions.append(f"{answer['label']}\n{max(probabilities):.2f}")
+        unlike = "?" if answer.get("unlike_training_cells") else ""
+        captions.append(
+            f"{Path(name).name[-20:]}\n{answer['label']} {max(probabilities):.2f}{unlike}"
+        )
     mtd = checkpoint.discriminator
     device = next(mtd.parameters()).device
     pictures = malaria.cam_pictures(
@@ -293,7 +302,12 @@ def draw_heat_maps(path, checkpoint, images, answers):
     )
     columns = min(9, len(pictures))
     try:
-        drawing.gallery(path, "what speaks for the likeliest class", pictures, columns)
+        drawing.gallery(
+            path,
+            "what speaks for the likeliest class (?: unlike the training cells)",
+            pictures,
+            columns,
+        )
     except (OSError, ValueError) as error:  # an ending that is no picture's, too
         raise UsageError(f"--gradcam {path}: cannot be written ({error})") from error
 
@@ -393,8 +407,12 @@ def check_flags(flags):
         raise UsageError("--label goes with --model gan: which class a conditional G draws")
     if flags.gradcam and not flags.image:
         raise UsageError("--gradcam goes with --image: whose heat maps are drawn")
+    if flags.noise:
+        raise UsageError("--noise goes with --model gan: what its images are made of")
     if bool(flags.image) == bool(flags.data_path):
-        raise UsageError("--model mtd needs --image FILE_OR_FOLDER or --data_path DIR_OR_ZIP")
+        raise UsageError(
+            "--model mtd needs one of --image FILE_OR_FOLDER and --data_path DIR_OR_ZIP, not both"
+        )
 
 
 def run(arguments):

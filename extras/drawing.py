@@ -91,7 +91,7 @@ def write_image(path, image, caption=""):
     if caption:
         captioned = Image.new("RGB", (picture.width, picture.height + 22), "white")
         captioned.paste(picture, (0, 22))
-        ImageDraw.Draw(captioned).text((4, 5), caption, "black")
+        ImageDraw.Draw(captioned).text((4, 4), caption, "black", font_size=13)
         picture = captioned
     with replacing(path) as part:
         picture.save(part)

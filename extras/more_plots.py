@@ -133,3 +133,5 @@ def plot_before_after(path, runs, scale):
             draw_trace(axis, earlier, COLOURS[0], "DCGAN", start=-len(earlier))
             draw_trace(axis, getattr(after, name), COLOURS[1], "with the head")
             axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
+            if "0 fake, 1 real" in title:
+                axis.set_ylim(0, 1)  # both alike, to be compared
