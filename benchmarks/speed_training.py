@@ -286,7 +286,7 @@ def work_after_epochs(trainer, folder, data):
 
     def validate():
         if validated:
-            reporter.validate({})
+            reporter.validate()
 
     def save():
         malaria.save_checkpoint(trainer.state(), folder / "last.pt")
