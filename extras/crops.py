@@ -271,7 +271,12 @@ def make_index(folder, layout, fields, classes, found, crops, view):
     field_splits = [field.split for field in fields]
     image_counts = {split: field_splits.count(split) for split in SPLITS}
     problems = [[str(problem.file), problem.reason] for problem in folder.problems]
-    boxes = [None if crop.box is None else list(crop.box[:4]) for crop in crops]
+    boxes = []
+    for crop in crops:
+        numbers = None
+        if crop.box is not None:
+            numbers = list(crop.box[:4])
+        boxes.append(numbers)
     return Index(
         layout=layout,
         view=view,
