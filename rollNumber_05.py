@@ -2944,8 +2944,9 @@ def config_from(arguments):
         )
     if given.get("resume"):
         return resumed_config(given)
-    recipe = RECIPES[given.get("recipe", "best")]
-    return Config(**{**recipe, **given})
+    recipe = given.get("recipe", "best")
+    check_flag(Config.__dataclass_fields__["recipe"], recipe)
+    return Config(**{**RECIPES[recipe], **given})
 
 
 def run(arguments):

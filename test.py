@@ -330,7 +330,11 @@ def find_weights(flags):
     """The path of --weights, by default saved_models/MODEL.pt; if not here, then beside test.py."""
     name = flags.weights or f"saved_models/{flags.model}.pt"
     beside = Path(__file__).resolve().parent / name
-    return str(beside) if beside.exists() and not Path(name).exists() else name
+    try:
+        is_only_beside = beside.exists() and not Path(name).exists()
+    except (OSError, ValueError):  # a name that is too long, or with a zero in it
+        is_only_beside = False
+    return str(beside) if is_only_beside else name
 
 
 def run_data(flags):

@@ -433,3 +433,14 @@ def test_a_library_that_does_not_load(monkeypatch):
     malaria.extra.cache_clear()
     with pytest.raises(malaria.UsageError, match=r"libGL.so.1.*requirements.txt"):
         malaria.extra("crops")
+
+
+def test_a_recipe_that_is_a_dash(run_script, tmp_path):
+    """What argparse makes of it is no name."""
+    assert "--recipe" in complaint(run_script, tmp_path, "--recipe", "--")
+
+
+def test_weights_of_a_name_that_is_too_long(run_tester, tmp_path):
+    """They are no checkpoint."""
+    flags = ("--model", "gan", "--weights", "n" * 5000)
+    assert "not a checkpoint" in complaint(run_tester, tmp_path, *flags)
