@@ -25,7 +25,7 @@ from PIL import Image
 import rollNumber_05 as malaria
 from extras import checks, drawing, more_plots, quality
 
-SCALE = float(os.environ.get("ATTACK_SCALE", "1"))  # how many attacks, 1 being half an hour
+SCALE = float(os.environ.get("ATTACK_SCALE", "1"))  # how many attacks, 1 being ten minutes
 TIMES = ("seconds", "images_per_second")  # differ from run to run
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
