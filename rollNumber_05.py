@@ -48,6 +48,7 @@ except ModuleNotFoundError:
 from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
 from extras.flags import as_flag, check_flag, flag, make_parser
 from extras.paths import SPLITS
+from extras.pixels import to_images, to_pixels
 from extras.symmetry import (
     EXACT_TURNS,
     EXACT_TURNS_BY_SYMMETRY,
@@ -90,7 +91,10 @@ class Config:
         "all", "task", "what to do", ("all", "gan", "mtd", "gradcam", "data"), changeable=True
     )
     recipe: str = flag(
-        "best", "task", "a set of defaults: what measured best, or as assigned", lambda: RECIPES
+        "best",
+        "task",
+        "a set of defaults: what measured best, as assigned, or a course's",
+        lambda: RECIPES,
     )
     resume: str = flag(
         "",
@@ -462,7 +466,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
             images, index = crops.load_crops(
                 config.data_path, results, layout_readers(), settings, config.max_unpacked_gb
             )
-    except extra("fields").DataError as error:
+    except extra("records").DataError as error:
         source = f"--data_path {config.data_path}"
         if not config.data_path:
             source = f"--dataset {config.dataset}"
@@ -693,18 +697,6 @@ class MalariaDataset(Dataset):
         return extra("text").splits_table(self)
 
 
-def to_images(pixels):
-    """uint8 tensor (N, S, S, C) -> float32 images (N, C, S, S) in [-1, 1]."""
-    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def to_pixels(images):
-    """The way back: images (N, C, S, S) in [-1, 1] -> uint8 numpy (N, S, S, C)."""
-    pixels = (images.detach().cpu() + 1) * 127.5
-    pixels = pixels.round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).numpy()
-
-
 def dataset_of_arrays(images, labels, splits, classes, view="cell", layout="arrays", device="cpu"):
     """A MalariaDataset of images that are not from a data folder.
 
@@ -854,10 +846,15 @@ class Generator(nn.Module):
 
 
 class DiscriminatorOutput(NamedTuple):
-    """Real/fake logits (B,), high for real; class logits (B, n), None without a class head."""
+    """What D says of images (B, C, S, S).
+
+    real_logits (B,): high for real. class_logits (B, n): None without a class head. maps
+    (B, width, 4, 4): the features that both rest on, in the training precision.
+    """
 
     real_logits: Tensor
     class_logits: Tensor | None = None
+    maps: Tensor | None = None
 
 
 NORMS = {
@@ -902,8 +899,9 @@ class Discriminator(nn.Module):
         return self.features[-1 - 3 * level]  # a convolution and its norm come before each
 
     def forward(self, images):
-        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput(real_logits (B,), None)."""
-        return DiscriminatorOutput(self.real_fake(self.features(images)).flatten().float())
+        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput without class logits."""
+        maps = self.features(images)
+        return DiscriminatorOutput(self.real_fake(maps).flatten().float(), maps=maps)
 
 
 class MultiTaskDiscriminator(Discriminator):
@@ -944,11 +942,11 @@ class MultiTaskDiscriminator(Discriminator):
         self.classify.apply(initialise)
 
     def forward(self, images):
-        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput(real (B,), class logits (B, n))."""
+        """Images (B, C, S, S) in [-1, 1] -> DiscriminatorOutput."""
         maps = self.features(images)
         real_logits = self.real_fake(maps).flatten()
         class_logits = self.classify(self.embed(maps))
-        return DiscriminatorOutput(real_logits.float(), class_logits.float())
+        return DiscriminatorOutput(real_logits.float(), class_logits.float(), maps)
 
     def probabilities(self, images):
         """For callers outside: the output layer's softmax, or with multi_label sigmoid, (B, n)."""
@@ -1075,7 +1073,8 @@ def feature_distance(real_maps, fake_maps):
 
     Both: D's feature maps (B, c, h, w).
     """
-    return (real_maps.mean(0) - fake_maps.mean(0)).square().sum()
+    difference = real_maps.float().mean(0) - fake_maps.float().mean(0)
+    return difference.square().sum()
 
 
 class AdversarialLoss(NamedTuple):
@@ -1102,8 +1101,12 @@ class AdversarialLoss(NamedTuple):
         return logits if self.real_probability is None else self.real_probability(logits)
 
     def scale(self):
-        """What these answers mean, in words."""
+        """What realness means, in words."""
         return "higher is more real" if self.real_probability is None else "0 fake, 1 real"
+
+    def limits(self):
+        """The ends of an axis of realness, alike in all pictures; None if there are none."""
+        return None if self.real_probability is None else (0, 1)
 
 
 LOSSES = {
@@ -1222,9 +1225,8 @@ def generator_step(
         total = total + label_loss(output.class_logits, labels)
     if feature_matching:
         with frozen_statistics(discriminator):
-            real_maps = discriminator.features(real)
-            fake_maps = discriminator.features(fake)
-        total = total + feature_matching * feature_distance(real_maps, fake_maps)
+            real_maps = discriminator(real).maps
+        total = total + feature_matching * feature_distance(real_maps, output.maps)
 
     optimizer.zero_grad()
     total.backward()
@@ -1339,7 +1341,8 @@ def update_average(average, network, decay):
     """Average a network that has just learnt: keep a share `decay` of the average, less at first.
 
     After n updates at most (1 + n)/(10 + n) is kept, so that early weights are soon forgotten; the
-    first is a copy. All tensors at once: on a GPU each call costs more than its work.
+    first is a copy. AveragedModel's own update takes a call for each counter, six times as many:
+    on a GPU a call costs more than its work.
     """
     updates = int(average.n_averaged)  # a counter on the CPU: no waiting for the GPU
     kept = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
@@ -1370,7 +1373,6 @@ class Trainer:
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
         self.precision = pick_precision(config.precision, self.device)
-        self.symmetry = self.config.symmetry
 
         torch.manual_seed(config.seed)
         networks = build_networks(task, vars(config), len(self.classes))
@@ -1413,7 +1415,7 @@ class Trainer:
         """
         if not self.config.augment:
             return [images for images, _ in groups]
-        return extra("augmentation").augment_groups(groups, self.symmetry)
+        return extra("augmentation").augment_groups(groups, self.config.symmetry)
 
     def label_loss(self, logits, labels):
         """J(C) of labelled images."""
@@ -1749,7 +1751,7 @@ def restore(trainer, config, epochs):
     """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN, or nothing.
 
     epochs: how many there are to be. Raises UsageError if the checkpoint is of other data or
-    another --adversarial_every, or, one from elsewhere, has as many epochs already.
+    another setting of SETTLED, or, one from elsewhere, has as many epochs already.
     """
     path = resume_path(config, trainer.task)
     if path is None:
@@ -1867,7 +1869,7 @@ class EpochReporter:
         self.folder = Path(trainer.config.results_dir, trainer.task)
         self.data = data
         self.parts = {split: data.split(split, limit=2000) for split in ("train", "val")}
-        self.warnings = set()  # each is given once
+        self.warned_of = set()  # kinds of warnings, each of which is given once
         self.events = None  # for TensorBoard
 
     def judge_epoch(self, row):
@@ -1896,14 +1898,14 @@ class EpochReporter:
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
             images = self.write_samples()
             if trainer.epoch >= 10:  # at first all are grey
-                self.warn(extra("advice").on_samples(images, self.some_real_images()))
+                self.warn("samples", extra("advice").on_samples(images, self.some_real_images()))
         state = trainer.state()
         if is_best:
             save_checkpoint(state, self.folder / "best.pt")
         save_checkpoint(state, self.folder / "last.pt")
         trainer.saved_epoch = trainer.epoch
         if LOSSES[trainer.config.loss].real_probability:
-            self.warn(extra("advice").on_discriminator(trainer.history))
+            self.warn("discriminator", extra("advice").on_discriminator(trainer.history))
         self.write_metrics()
         if self.events:
             self.events.write(row)
@@ -1964,13 +1966,10 @@ class EpochReporter:
         count = len(self.parts["train"])
         return self.parts["train"].uint8(slice(0, count, math.ceil(count / 64)))
 
-    def warn(self, message):
-        """Print a warning the first time that it is given; message: a line, or None for none."""
-        if message is None:
-            return
-        kind = message[:20]  # the numbers further on change
-        if kind not in self.warnings:
-            self.warnings.add(kind)
+    def warn(self, kind, message):
+        """Print the first warning of a kind; message: a line, or None for none."""
+        if message is not None and kind not in self.warned_of:
+            self.warned_of.add(kind)
             print_warning(message)
 
     def describe(self, row):
@@ -2065,7 +2064,7 @@ def load_checkpoint(path, task=None, device="cpu"):
     Raises UsageError for a file that is missing, damaged, foreign or of another task.
     """
     state = read_state(path)
-    with damage_said_of(path):
+    with refusing_damage(path):
         config = check_state(state)
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
@@ -2085,7 +2084,7 @@ def load_checkpoint(path, task=None, device="cpu"):
 
 
 @contextlib.contextmanager
-def damage_said_of(path):
+def refusing_damage(path):
     """Whatever a stranger's values lead to inside the block is a UsageError that names the file."""
     try:
         yield
@@ -2102,29 +2101,29 @@ def check_state(state):
     Nothing is made in the sizes that a file names before these are found to be its tensors'.
     Raises UsageError or CheckpointError (extras/checkpoints.py).
     """
-    checks = extra("checkpoints")
+    checkpoints = extra("checkpoints")
     missing = STATE_KEYS - set(state)
-    checks.require(not missing, f"it lacks {', '.join(sorted(missing))}")
-    checks.check_values(state, StepMetrics._fields)
+    checkpoints.require(not missing, f"it lacks {', '.join(sorted(missing))}")
+    checkpoints.check_values(state, StepMetrics._fields)
     config = Config(**state["config"])
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
     averages = [averaged(network) for network in networks]
-    checks.check_networks(state, networks, averages)
+    checkpoints.check_networks(state, networks, averages)
     return config
 
 
 def check_optimizers(state, trainer, path):
     """Raise UsageError unless the optimisers in a checkpoint file are of a Trainer's networks."""
-    checks = extra("checkpoints")
+    checkpoints = extra("checkpoints")
     for name, network in trainer.networks.items():
         number = nn.Parameter(torch.zeros(1))  # an optimiser that has stepped shows what one keeps
         number.grad = torch.zeros(1)
         example = make_optimizer(trainer.config, name, [number])
         example.step()
         parameters = list(network.parameters())
-        with damage_said_of(path):
-            checks.check_optimizer(
+        with refusing_damage(path):
+            checkpoints.check_optimizer(
                 state["optimizers"][name], example, parameters, f"optimizers.{name}"
             )
 
@@ -2480,9 +2479,8 @@ def plot_training(trainer, folder):
     adversarial_loss = LOSSES[trainer.config.loss]
     unit = f"loss ({adversarial_loss.unit})"
     plot_traces(folder / "losses.png", trainer.task, unit, losses)
-    limits = (0, 1) if adversarial_loss.real_probability else None  # alike, to be compared
     answer = f"D: {adversarial_loss.scale()}"
-    plot_traces(folder / "scores.png", trainer.task, answer, scores, limits)
+    plot_traces(folder / "scores.png", trainer.task, answer, scores, adversarial_loss.limits())
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
@@ -2596,7 +2594,7 @@ def plot_predictions(folder, data, probabilities, limit=40, columns=8):
         captions = [judgement.captions[i] for i in shown]
         pictures = list(map(drawing.Picture, data.uint8(shown), captions))
         title = (
-            f"{len(chosen)} of {len(data)} test images answered {name}, {len(shown)} of them, "
+            f"{len(chosen)} of {len(data)} test images were answered {name}; {len(shown)} here, "
             "surest first (true label, then answer and its probability)"
         )
         drawing.gallery(folder / f"predictions_{name}.png", title, pictures, columns)
@@ -2729,7 +2727,7 @@ def report_run(trainer, folder, data):
         plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
     with drawing.attempt("samples.gif"):
         reporter.write_samples()  # the last may have been cut off by a kill
-        more_plots.write_animation(folder / "samples")
+        more_plots.animate_samples(folder / "samples")
     write_pages(folder)
     print(f"{task}: results in {folder}, weights in {place}")
 
@@ -2843,16 +2841,17 @@ def run_gradcam(config, data):
 def compare(config):
     """results/all/before_after.png: samples and curves of the DCGAN and of it with the head."""
     results = Path(config.results_dir)
+    dcgan = load_checkpoint(results / "gan" / "last.pt", "gan")
+    mtd = load_checkpoint(results / "mtd" / "last.pt", "mtd")
     runs = {}
-    for name, task in (("DCGAN", "gan"), ("with the head", "mtd")):
-        checkpoint = load_checkpoint(results / task / "last.pt", task)
+    for name, checkpoint in (("DCGAN", dcgan), ("with the head", mtd)):
         noise = latents(64, checkpoint.generator, config.seed)
         title = f"{name}, epoch {checkpoint.state['epoch']}, the same noise"
         traces = StepMetrics(*checkpoint.state["traces"].numpy().T)
         runs[title] = (sample(checkpoint.generator, noise), traces)
-    scale = LOSSES[checkpoint.state["config"]["loss"]].scale()
+    adversarial_loss = LOSSES[mtd.state["config"]["loss"]]
     folder = results / "all"
-    extra("more_plots").plot_before_after(folder / "before_after.png", runs, scale)
+    extra("more_plots").plot_before_after(folder / "before_after.png", runs, adversarial_loss)
     write_pages(folder)
     print(f"all: before and after the head in {folder}")
 
@@ -2944,9 +2943,8 @@ def config_from(arguments):
         )
     if given.get("resume"):
         return resumed_config(given)
-    recipe = given.get("recipe", "best")
-    check_flag(Config.__dataclass_fields__["recipe"], recipe)
-    return Config(**{**RECIPES[recipe], **given})
+    recipe = RECIPES[Config(**given).recipe]  # what is given has been checked then
+    return Config(**{**recipe, **given})
 
 
 def run(arguments):

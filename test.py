@@ -141,7 +141,7 @@ def read_sample(sample, config):
     if isinstance(sample, (str, Path)):
         try:
             image = crops.read_image(sample, config["channels"])
-        except malaria.extra("fields").DataError as error:
+        except malaria.extra("records").DataError as error:
             raise UsageError(f"{sample}: {error}") from error
     else:
         image = read_array(sample, config["channels"])

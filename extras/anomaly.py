@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extras.pixels import to_images
 from extras.symmetry import exact_turns, unturned
 
 BATCH = 128
@@ -46,17 +47,11 @@ class AnomalyModel(NamedTuple):
     threshold: Tensor
 
 
-def to_images(pixels, device):
-    """uint8 numpy (N, S, S, C) -> float32 images (N, C, S, S) in [-1, 1]."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 @torch.no_grad()
-def pooled_features(mtd, pixels, views=exact_turns):
+def pooled_features(mtd, pixels, turns_of=exact_turns):
     """Features (N, F), float64 numpy, of images uint8 (N, S, S, C).
 
-    Means over each map of D's second-last convolution and over the views of an image: what turns
+    Means over each map of D's second-last convolution and over the turns of an image: what turns
     with a cell tells nothing, and without it distances are far less noisy. Raises ValueError in
     train mode.
     """
@@ -65,13 +60,13 @@ def pooled_features(mtd, pixels, views=exact_turns):
     device = next(mtd.parameters()).device
     features = []
     for start in range(0, len(pixels), BATCH):
-        images = to_images(pixels[start : start + BATCH], device)
-        pooled = [mtd.features(view).mean((2, 3)) for view in views(images)]
+        images = to_images(torch.from_numpy(pixels[start : start + BATCH]).to(device))
+        pooled = [mtd.features(view).mean((2, 3)) for view in turns_of(images)]
         features.append(torch.stack(pooled).mean(0).double().cpu())
     return torch.cat(features).numpy()
 
 
-def fit(mtd, train_cells, val_cells, views=exact_turns):
+def fit(mtd, train_cells, val_cells, turns_of=exact_turns):
     """The AnomalyModel of an MTD, or of a Discriminator.
 
     train_cells, val_cells: uint8 (N, S, S, C); training cells give mean and precision (shrunk,
@@ -79,20 +74,20 @@ def fit(mtd, train_cells, val_cells, views=exact_turns):
     """
     from sklearn.covariance import LedoitWolf
 
-    features = pooled_features(mtd, train_cells, views)
+    features = pooled_features(mtd, train_cells, turns_of)
     scale = features.std(0) + 1e-6
     shrunk = LedoitWolf().fit(features / scale)
     mean = torch.from_numpy(features.mean(0)).float()
     precision = torch.from_numpy(shrunk.precision_ / np.outer(scale, scale)).float()
     model = AnomalyModel(mean, precision, torch.tensor(0.0))
-    distances = scores(mtd, val_cells, model, views)
+    distances = scores(mtd, val_cells, model, turns_of)
     threshold = torch.tensor(float(np.quantile(distances, QUANTILE)))
     return model._replace(threshold=threshold)
 
 
-def scores(mtd, images, model, views=exact_turns):
+def scores(mtd, images, model, turns_of=exact_turns):
     """Mahalanobis distances (N,) of images uint8 (N, S, S, C) from the training cells."""
-    apart = pooled_features(mtd, images, views) - model.mean.double().numpy()
+    apart = pooled_features(mtd, images, turns_of) - model.mean.double().numpy()
     squares = (apart @ model.precision.double().numpy() * apart).sum(1)
     return np.sqrt(squares.clip(min=0))
 
@@ -150,7 +145,7 @@ def invert(generator, mtd, pixels, *, steps=100, rate=0.1, feature_weight=0.1, s
     A conditional generator is asked for the mixture of classes that the MTD sees in an image.
     """
     device = next(generator.parameters()).device
-    images = to_images(pixels, device)
+    images = to_images(torch.from_numpy(pixels).to(device))
     draws = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(images), generator.latent_dim, generator=draws).to(device)
     noise.requires_grad_(True)

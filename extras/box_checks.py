@@ -9,8 +9,8 @@ import contextlib
 import numpy as np
 from PIL import Image
 
-from extras.fields import FRACTIONS, DataError
 from extras.images import are_fractions, boxes_fit
+from extras.records import FRACTIONS, DataError
 
 ORIENTATION = 0x0112  # in EXIF; 1 is upright
 SIDES_SWAPPED = {5, 6, 7, 8}  # orientations of a photograph that was held upright

@@ -2,7 +2,7 @@
 
 import re
 
-from extras.fields import DataError
+from extras.records import DataError
 
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")
 CLASS_SPELLINGS = {  # first match wins; names are lower case with single spaces between words

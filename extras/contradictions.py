@@ -62,12 +62,12 @@ def is_about_many(annotation):
 def have_other_cells_in_place(cells, others):
     """Whether a cell covers one of others by half, but is not the same."""
     shared = set(cells) & set(others)
-    boxes = boxes_of(cells, shared)
-    other_boxes = boxes_of(others, shared)
+    boxes = compared_boxes(cells, shared)
+    other_boxes = compared_boxes(others, shared)
     return bool((overlap(boxes, other_boxes) > 0.5).any())
 
 
-def boxes_of(cells, left_out):
+def compared_boxes(cells, left_out):
     """(N, 4) the boxes of the first COMPARED cells that have one and are not left out."""
     boxes = [cell.box[:4] for cell in cells if cell.box and cell not in left_out]
     return np.array(boxes[:COMPARED], dtype=float).reshape(-1, 4)

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from extras import archives, images
 from extras.classes import canonical_class, choose_classes, note_unused_classes, shown_name
 from extras.demo_set import write_demo_set
-from extras.fields import Box, DataError, DataFolder, Field, read_fields
+from extras.fields import DataFolder, read_fields
 from extras.paths import SPLITS
+from extras.records import Box, DataError, Field
 from extras.splits import count_near_copies, deal_splits
 
 CACHE_VERSION = 8  # raise it when readers, crops or splits change
@@ -333,20 +334,24 @@ def atomic_folder(target):
         shutil.rmtree(building, ignore_errors=True)
 
 
+def existing_path(data_path):
+    """The file or folder that a data path names, or None if there is none."""
+    try:
+        path = Path(data_path).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+        return None
+
+
 def open_data_path(data_path, results, max_unpacked_gb=archives.MAX_UNPACKED_GB):
     """The folder of a data path; an archive, or a folder of zips, is unpacked into results/cache.
 
     It stays there for later runs. Raises DataError, and OSError if the disk is full.
     """
-    try:
-        path = Path(data_path).expanduser()
-        is_folder = path.is_dir()
-        exists = path.exists()
-    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
-        is_folder = exists = False
-    if not exists:
+    path = existing_path(data_path)
+    if path is None:
         raise DataError(f"no such folder or zip{hint_at_name(data_path)}")
-    zips = archives.zips_in(path) if is_folder else [path]
+    zips = archives.zips_in(path) if path.is_dir() else [path]
     if not zips:
         return path
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in zips]

@@ -97,6 +97,12 @@ def write_image(path, image, caption=""):
         picture.save(part)
 
 
+def save_animation(frames, path, milliseconds):
+    """Write Pillow images as a GIF that goes round without end; milliseconds: of each frame."""
+    with replacing(path) as part:
+        frames[0].save(part, save_all=True, append_images=frames[1:], loop=0, duration=milliseconds)
+
+
 def draw_trace(axis, values, colour, label, start=0):
     """Values of every iteration, the first at `start`, in a light line under a moving average.
 

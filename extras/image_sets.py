@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from extras.classes import canonical_class, choose_classes
-from extras.crops import Index, crop_cell
-from extras.fields import DataError
+from extras.crops import Index, crop_cell, existing_path
 from extras.paths import IMAGE_ENDINGS, SPLITS
+from extras.records import DataError
 
 MAX_BYTES = 2**30  # of an unpacked file; the largest of these sets has 47 million
 VALIDATION_SHARE = 0.1  # of each class of the training images, where a set has no validation
@@ -353,15 +353,6 @@ def file_names(name):
 
 
 # MedMNIST
-
-
-def existing_path(data_path):
-    """The file or folder that a data path names, or None if there is none."""
-    try:
-        path = Path(data_path).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
-        return None
 
 
 def find_npz(data_path):

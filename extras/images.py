@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from extras.fields import FRACTIONS
+from extras.records import FRACTIONS
 
 try:
     import simplejpeg

@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import rollNumber_05 as malaria
-from extras.drawing import grid, write_image
-from extras.files import replacing
+from extras.drawing import grid, save_animation, write_image
 from extras.flags import Parser
 from extras.text import text_table
 
@@ -68,10 +67,7 @@ def write_animation(path, images):
     for image in images:
         frame = Image.fromarray(image.squeeze())
         frames.append(frame.resize((FRAME_SIDE, FRAME_SIDE), Image.Resampling.BICUBIC))
-    with replacing(path) as part:
-        frames[0].save(
-            part, save_all=True, append_images=frames[1:], loop=0, duration=FRAME_MILLISECONDS
-        )
+    save_animation(frames, path, FRAME_MILLISECONDS)
 
 
 def write_walk(out, generator, stops, steps, seed):

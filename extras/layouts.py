@@ -7,9 +7,10 @@ Those of tables are in tables.py.
 import math
 import re
 
-from extras.fields import FRACTIONS, DataError, text_of
+from extras.fields import text_of
 from extras.links import shortened
 from extras.paths import places
+from extras.records import FRACTIONS, DataError
 from extras.tables import corners, read_csv, read_jsonl, stated_size
 
 MOST_BYTES_OF_NAMES = 2**20  # of a file that tells the names of classes

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extras.drawing import COLOURS, Picture, draw_trace, figure, gallery, grid
-from extras.files import replacing, save_text
+from extras.drawing import COLOURS, Picture, draw_trace, figure, gallery, grid, save_animation
+from extras.files import save_text
 from extras.paths import SPLITS
 from extras.text import text_table
 
@@ -59,7 +59,7 @@ def plot_tsne(path, features, names):
         axis.legend()
 
 
-def write_animation(samples):
+def animate_samples(samples):
     """samples.gif beside the folder of samples: up to 60 of them, in 12 seconds."""
     files = sorted(samples.glob("*.png"))
     if not files:
@@ -68,14 +68,7 @@ def write_animation(samples):
     for file in files[:: math.ceil(len(files) / 60)]:
         with contextlib.suppress(OSError):  # cut off by a kill
             frames.append(Image.open(file).quantize(128))
-    with replacing(samples.with_suffix(".gif")) as part:
-        frames[0].save(
-            part,
-            save_all=True,
-            append_images=frames[1:],
-            loop=0,
-            duration=12_000 // max(12, len(frames)),
-        )
+    save_animation(frames, samples.with_suffix(".gif"), 12_000 // max(12, len(frames)))
 
 
 def plot_scores(folder, scores):
@@ -111,27 +104,29 @@ def plot_confusion(path, scores):
     return sheet
 
 
-def plot_before_after(path, runs, scale):
+def plot_before_after(path, runs, adversarial_loss):
     """Samples and curves of a DCGAN and of it with the head, over iterations since that was added.
 
     runs: {title: (samples uint8 (N, S, S, C), StepMetrics of traces as numpy)} of both, in this
-    order. scale: what D's answers mean.
+    order. adversarial_loss: theirs, of the script's LOSSES.
     """
     (_, before), (_, after) = runs.values()
-    panels = {
-        "loss_g": "J(G)",
-        "loss_d": "J(D)",
-        "d_real": f"D(x): {scale}",
-        "d_fake": f"D(G(z)): {scale}",
+    scale = adversarial_loss.scale()
+    panels = {  # name in StepMetrics: (title, limits of the axis)
+        "loss_g": ("J(G)", None),
+        "loss_d": ("J(D)", None),
+        "d_real": (f"D(x): {scale}", adversarial_loss.limits()),
+        "d_fake": (f"D(G(z)): {scale}", adversarial_loss.limits()),
     }
     with figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
-        for axis, (title, (images, _)) in zip(axes[0], runs.items(), strict=False):
+        for axis, (title, (images, _)) in zip(axes[0, :2], runs.items(), strict=True):
             axis.imshow(grid(images))
             axis.set(title=title, xticks=[], yticks=[])
-        for axis, (name, title) in zip((axes[0, 2], *axes[1]), panels.items(), strict=True):
+        curve_axes = (axes[0, 2], *axes[1])
+        for axis, (name, (title, limits)) in zip(curve_axes, panels.items(), strict=True):
             earlier = getattr(before, name)[-len(after.loss_g) :]
             draw_trace(axis, earlier, COLOURS[0], "DCGAN", start=-len(earlier))
             draw_trace(axis, getattr(after, name), COLOURS[1], "with the head")
             axis.set(xlabel="iterations since the head was added", ylabel=title, title=title)
-            if "0 fake, 1 real" in title:
-                axis.set_ylim(0, 1)  # both alike, to be compared
+            if limits:
+                axis.set_ylim(limits)

@@ -6,7 +6,6 @@ import re
 import cv2
 import numpy as np
 
-from extras.fields import DataError
 from extras.paths import (
     BETWEEN_WORDS,
     MAGNIFICATIONS,
@@ -16,6 +15,7 @@ from extras.paths import (
     plain,
     stem_key,
 )
+from extras.records import DataError
 
 BLOCK = 8  # neighbouring places that stay together, fewer in small sets
 HELD_OUT_SHARE = 0.15  # of val and of test

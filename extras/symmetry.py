@@ -6,7 +6,6 @@ import math
 import torch
 
 from extras.augmentation import warp, warp_grid
-from extras.image_sets import IMAGE_SETS, find_npz
 
 EXACT_TURNS = 8  # of the 24: those that need no resampling
 
@@ -58,11 +57,13 @@ def symmetry_of(settings):
 
     auto: what its images allow. A cell has no up or down; of a .npz nothing is known.
     """
+    from extras import image_sets  # here, for the script loads this file before anything is read
+
     if settings["symmetry"] != "auto":
         return settings["symmetry"]
     if settings["dataset"] != "auto":
-        return IMAGE_SETS[settings["dataset"]].symmetry
-    is_npz = settings["data_path"] != "" and find_npz(settings["data_path"]) is not None
+        return image_sets.IMAGE_SETS[settings["dataset"]].symmetry
+    is_npz = image_sets.is_image_set("auto", settings["data_path"])
     return "none" if is_npz else "all"
 
 

@@ -7,8 +7,9 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from extras.fields import FRACTIONS, DataError, text_of
+from extras.fields import text_of
 from extras.paths import IMAGE_ENDINGS, SPLITS, path_tags
+from extras.records import FRACTIONS, DataError
 
 # The first column whose head, in lower case with _ between words, is one of these has that meaning.
 COLUMNS = {
@@ -75,7 +76,7 @@ def read_csv(folder):
 
 def annotate(folder, path, rows):
     """The annotations of the rows of one table; those of an image and a split are one."""
-    in_fractions = are_fractions(rows)
+    in_fractions = rows_are_fractions(rows)
     by_image = {}
     for row in rows:
         splits = path_tags(row.get("split", "")) & set(SPLITS)
@@ -256,7 +257,7 @@ def is_one_hot(table, column):
     return values <= TRUE_OR_FALSE.keys() and any(values)
 
 
-def are_fractions(rows):
+def rows_are_fractions(rows):
     """Whether rows have boxes, and none of their sides is above 1."""
     sides = []
     for row in rows:

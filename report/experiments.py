@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 import rollNumber_05 as malaria
 from benchmarks import classifier_scores
 from extras import crops, drawing
-from extras.fields import DataError
+from extras.records import DataError
 from report import figures
 
 ROOT = Path(__file__).resolve().parent.parent

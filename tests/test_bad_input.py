@@ -444,3 +444,11 @@ def test_weights_of_a_name_that_is_too_long(run_tester, tmp_path):
     """They are no checkpoint."""
     flags = ("--model", "gan", "--weights", "n" * 5000)
     assert "not a checkpoint" in complaint(run_tester, tmp_path, *flags)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--task", "data")])
+def test_opencv_without_its_libraries_is_one_line(script, tmp_path, arguments):
+    """As on a server without libGL; nothing at the script's top needs it."""
+    write(tmp_path / "broken" / "cv2.py", "raise ImportError('libGL.so.1: cannot open')")
+    done = script(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path / "broken"))
+    assert_one_line(done, "libGL.so.1")

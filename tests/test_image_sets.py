@@ -19,7 +19,7 @@ from torchvision import datasets
 
 from extras import image_sets
 from extras.crops import CropSettings, crop_cell
-from extras.fields import DataError
+from extras.records import DataError
 
 SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32}
 CHANNELS = {"mnist": 1, "fashion_mnist": 1, "cifar10": 3}

@@ -22,7 +22,8 @@ from PIL import Image
 
 import rollNumber_05 as malaria
 from extras import checks
-from extras.fields import DataError, DataFolder, read_fields
+from extras.fields import DataFolder, read_fields
+from extras.records import DataError
 
 STAGES = layouts.STAGES
 SIZE = (layouts.WIDTH, layouts.HEIGHT)
@@ -2503,7 +2504,7 @@ def run_of_a_gan(root, tmp_path, run_script, monkeypatch, pictures):
     """The folder of a run of --task gan on images without labels."""
     for name in ("report_generator", "plot_training", "plot_weights"):
         monkeypatch.setattr(malaria, name, lambda *arguments: None)
-    monkeypatch.setattr("extras.more_plots.write_animation", lambda *arguments: None)
+    monkeypatch.setattr("extras.more_plots.animate_samples", lambda *arguments: None)
     layouts.paint_crops(root / "celeba", "ring", 40)
     layouts.write(root / "celeba" / "broken.png", "not an image")
     small = ("--image_size", 28, "--g_width", 8, "--d_width", 8, "--batch_size", 4)

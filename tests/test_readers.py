@@ -15,7 +15,8 @@ from layouts import assert_crops_show_their_cells, cells_by_split, cells_in_all
 from PIL import Image
 
 from extras import classes, crops
-from extras.fields import Cell, DataError, Field, merge_fields, stem_key
+from extras.fields import merge_fields, stem_key
+from extras.records import Cell, DataError, Field
 from extras.splits import deal_splits
 
 SPLITS = ("train", "val", "test")
