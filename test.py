@@ -10,7 +10,6 @@
 From Python: test("mtd", WEIGHTS, "cell.png") or test("gan", WEIGHTS, noise).
 """
 
-import argparse
 import importlib
 import json
 import sys
@@ -215,13 +214,9 @@ def run_gan(flags):
     images = images_of_noise(checkpoint, flags.weights, noise, flags.label)
     images = images.reshape(-1, *images.shape[-3:])
     out = Path(flags.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {flags.out}: cannot be a folder ({error.strerror})") from error
-    earlier = [
-        file for file in out.glob("[0-9][0-9][0-9][0-9].png") if int(file.stem) >= len(images)
-    ]
+    malaria.extra("files").check_folder("--out", out)
+    numbered = out.glob("[0-9][0-9][0-9][0-9].png")
+    earlier = [file for file in numbered if int(file.stem) >= len(images)]
     if earlier:
         print(f"{out} also holds {len(earlier)} images of an earlier call", file=sys.stderr)
     files = []
@@ -368,11 +363,7 @@ def run_data(flags):
 
 def make_parser():
     """The parser of the command line."""
-    parser = malaria.extra("flags").Parser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = malaria.extra("flags").Parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, choices=("gan", "mtd"))
     add("--weights", help="checkpoint (default: saved_models/MODEL.pt, here or beside test.py)")

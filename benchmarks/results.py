@@ -3,7 +3,6 @@
 python -m benchmarks.results [--results DIR --out FILE]
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def describe_results(results):
 
 def run(arguments):
     """Do what a command line says."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--results", type=Path, default=ROOT / "report" / "results", help="folder to read")
     add("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.txt", help="file to write")

@@ -1,6 +1,5 @@
 """What the programs share: files of finished runs, text tables, and the common flags."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -97,11 +96,7 @@ def text_of(table):
 
 def make_parser(description):
     """A parser with the flags that all programs have."""
-    parser = Parser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(description)
     add = parser.add_argument
     add("--data_path", default="", help="folder or zip with the data; default: the demo set")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -19,7 +19,6 @@ on as many generated ones, and on both, scored on unseen real cells. It takes a 
 generator, and draws its own cells.
 """
 
-import argparse
 import csv
 import hashlib
 import importlib.util
@@ -139,11 +138,7 @@ def measure(data_path, weights, device):
 
 def make_parser():
     """The parser of the command line."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--weights", default="saved_models/conditional.pt", help="default: %(default)s")
     add("--mtd", default="saved_models/mtd.pt", help="MTD of a DCGAN (default: %(default)s)")

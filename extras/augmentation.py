@@ -75,23 +75,23 @@ def draw_changes(strengths, channels, side, symmetry="all"):
     allowed = SYMMETRIES[symmetry]
     sizes = [2, 4, 2, 2, 2 * channels]
     numbers = torch.rand(len(strengths), sum(sizes), device=strengths.device)
-    uses, turns, shift, light, tints = numbers.split(sizes, 1)
+    uses, turns, place, light, tints = numbers.split(sizes, 1)
     moved, coloured = (uses < strengths[:, None]).float().split(1, 1)  # each (B, 1)
-    turn, flip, tilt, zoom = turns.split(1, 1)
-    contrast, brightness = light.split(1, 1)
+    turn, flip, tilt, size = turns.split(1, 1)
+    contrast, brightness = (coloured * (light - 0.5)).split(1, 1)
 
     quarters = (allowed.quarters * turn).floor()
-    tilt = allowed.low + (allowed.high - allowed.low) * tilt
-    angle = math.pi / 2 * (quarters + moved * tilt)
-    zoom = 1 + moved * (0.45 * zoom - 0.2)
+    between_quarters = allowed.low + (allowed.high - allowed.low) * tilt
+    angle = math.pi / 2 * (quarters + moved * between_quarters)
+    zoom = 1 + moved * (0.45 * size - 0.2)
     mirror = torch.ones_like(flip)
     if allowed.is_mirrored:
         mirror = 2 * flip.round() - 1
-    shift = moved * (0.24 * shift - 0.12)
+    shift = moved * (0.24 * place - 0.12)
     grid = warp_grid(side, angle, zoom, mirror, shift)
 
-    contrast = 1 + 0.8 * coloured * (contrast - 0.5)
-    brightness = 1 + coloured * (brightness - 0.5)
+    contrast = 1 + 0.8 * contrast
+    brightness = 1 + brightness
     gain, tint = (coloured * (tints - 0.5)).split(channels, 1)  # each (B, C)
     gain = 1 + 0.5 * gain
     # ((image - mean) * contrast + mean * brightness) * gain + 0.4 * tint

@@ -3,7 +3,7 @@
 import importlib
 
 from extras import UsageError
-from extras.files import try_writing
+from extras.files import check_folder
 from extras.tensorboard import writer_class
 
 NEEDED_LATER = (
@@ -54,8 +54,4 @@ def check_output_folders(config):
     if config.task in ("gan", "mtd", "all"):
         names.append("save_dir")
     for name in names:
-        folder = getattr(config, name)
-        try:
-            try_writing(folder)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--{name} {folder}: cannot be written to ({error})") from error
+        check_folder(f"--{name}", getattr(config, name))

@@ -10,7 +10,6 @@ transposed_*.png                a transposed convolution for each kernel, stride
                                 turn, the output, and its size worked out
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from torch import Tensor
 
 import rollNumber_05 as malaria
 from extras.drawing import figure
-from extras.files import save_text
+from extras.files import check_folder, save_text
 from extras.flags import Parser
 from extras.text import text_table
 
@@ -345,11 +344,7 @@ def draw_setting(path, setting):
 
 def make_parser():
     """The parser of the command line."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__)
     default = Path("results/explain")
     parser.add_argument("--out", type=Path, default=default, help="folder (default: %(default)s)")
     return parser
@@ -358,6 +353,7 @@ def make_parser():
 def run(arguments):
     """Do what a command line says."""
     flags = make_parser().parse_args(arguments)
+    check_folder("--out", flags.out)
     steps = training_steps()
     table = text_table(step_table(steps))
     print(table)

@@ -8,6 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from extras import UsageError
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -49,6 +51,14 @@ def require_file(path):
     """Raise OSError unless a path is of a file: a pipe would be waited for, a device has no end."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError("a folder, device or pipe")
+
+
+def check_folder(flag, folder):
+    """Make a folder that a flag names. Raises UsageError if nothing can be written there."""
+    try:
+        try_writing(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{flag} {folder}: cannot be written to ({error})") from error
 
 
 def in_words(error):

@@ -60,7 +60,16 @@ def as_flag(name, value):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UsageErrors of one line that name the nearest flag."""
+    """argparse whose complaints are UsageErrors of one line that name the nearest flag.
+
+    description: shown as it stands. Flags cannot be cut short.
+    """
+
+    def __init__(self, description, **settings):
+        as_it_stands = argparse.RawDescriptionHelpFormatter
+        super().__init__(
+            description=description, formatter_class=as_it_stands, allow_abbrev=False, **settings
+        )
 
     def error(self, message):
         """Raise UsageError for a wrong command line."""
@@ -75,12 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser(config_class, description):
     """The parser of a Config's flags, in groups; what is not given is not in its result."""
-    parser = Parser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
+    parser = Parser(description, argument_default=argparse.SUPPRESS)
     groups = {}
     for field in dataclasses.fields(config_class):
         name = field.metadata["group"]

@@ -15,7 +15,6 @@ each by eye. What is printed, the share that the same MTD takes for the class mo
 therefore no independent measure of the images: the MTD also chose the means.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from PIL import Image
 
 import rollNumber_05 as malaria
 from extras.drawing import grid, save_animation, write_image
+from extras.files import check_folder
 from extras.flags import Parser
 from extras.text import text_table
 
@@ -232,11 +232,7 @@ def write_arithmetic(out, generator, judge, seed):
 
 def make_parser():
     """The parser of the command line."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--weights", default="saved_models/gan.pt", help="checkpoint (default: %(default)s)")
     add("--mtd", default="saved_models/mtd.pt", help="MTD of a DCGAN (default: %(default)s)")
@@ -256,6 +252,7 @@ def run(arguments):
             raise malaria.UsageError(f"--{name} {getattr(flags, name)}: give 2 to 100")
     if flags.seed < 0:
         raise malaria.UsageError(f"--seed {flags.seed}: give 0 or more")
+    check_folder("--out", flags.out)
     checkpoint = malaria.load_checkpoint(flags.weights, device=malaria.pick_device(flags.device))
     generator = checkpoint.generator
     write_walk(flags.out, generator, flags.stops, flags.steps, flags.seed)

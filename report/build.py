@@ -12,7 +12,6 @@ same command. report.typ reads figures/ and numbers.json, which this program wri
 built_from.json keeps the fingerprints of all that they were made from.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import json
@@ -78,7 +77,7 @@ def fingerprints(results, weights, panels):
 
 def make_parser():
     """The parser of the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--data_path", help="folder or zip; default: build from the committed results"
     )

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from attacks import flat
 from conftest import ROOT, TINY, leave_out_reports
 from PIL import Image
 from tqdm import tqdm
@@ -656,22 +657,6 @@ def test_scoring_warns_of_weights_that_have_seen_the_images(
 
 # Going on with a run
 
-TIMES = ("seconds", "images_per_second")
-
-
-def flat_state(value, name=""):
-    """Yield (name, value) of all that a nested state holds, but for how long things took."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    else:
-        yield name, value
-        return
-    for key, part in items:
-        if key not in TIMES:
-            yield from flat_state(part, f"{name}.{key}")
-
 
 def is_same(value, other):
     """Whether two values are equal, tensors to the bit."""
@@ -704,7 +689,7 @@ def test_resuming_equals_never_having_stopped(straight_and_resumed):
     for folder in straight_and_resumed:
         state = malaria.read_state(folder / "last.pt")
         del state["config"]  # it has --resume and --results_dir
-        states.append(dict(flat_state(state)))
+        states.append(dict(flat(state)))
     straight, resumed = states
     assert straight.keys() == resumed.keys()
     different = [name for name, value in straight.items() if not is_same(value, resumed[name])]
