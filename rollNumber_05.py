@@ -1105,8 +1105,8 @@ class AdversarialLoss(NamedTuple):
         return "higher is more real" if self.real_probability is None else "0 fake, 1 real"
 
     def limits(self):
-        """The ends of an axis of realness, alike in all pictures; None if there are none."""
-        return None if self.real_probability is None else (0, 1)
+        """The ends of an axis of realness, with room for a legend; None if there are none."""
+        return None if self.real_probability is None else (0, 1.3)
 
 
 LOSSES = {
@@ -2487,41 +2487,57 @@ def plot_training(trainer, folder):
         plot_history(trainer.history, folder / "classifier_curves.png", CLASSIFIER_PANELS)
 
 
-# {title: {column of the history: label}}
-QUALITY_PANELS = {
-    f"KID of {GENERATED} cells, lower is better\n(features of EfficientNet-Lite0)": {
-        "kid_train": "to train cells",
-        "kid_val": "to val cells",
-        "kid_floor": "floor: real train to real val",
-    },
-    "share of cells, higher is better": {"precision": "precision", "recall": "recall"},
-}
-CLASSIFIER_PANELS = {
-    "classification head: loss (nats)": {"train_loss": "train", "val_loss": "val"},
-    "classification head: accuracy (share)": {"train_accuracy": "train", "val_accuracy": "val"},
-    "classification head: balanced accuracy (mean recall)": {
-        "train_balanced_accuracy": "train",
-        "val_balanced_accuracy": "val",
-    },
-}
+class Panel(NamedTuple):
+    """Curves of the history, {column: label}, on an axis that reaches at least to `top`."""
+
+    title: str
+    curves: dict[str, str]
+    top: float = 0.01
+
+
+QUALITY_PANELS = (
+    Panel(
+        f"KID of {GENERATED} cells, lower is better\n(features of EfficientNet-Lite0)",
+        {
+            "kid_train": "to train cells",
+            "kid_val": "to val cells",
+            "kid_floor": "floor: real train to real val",
+        },
+    ),
+    Panel(
+        "share of cells, higher is better",
+        {"precision": "precision", "recall": "recall"},
+        top=1,
+    ),
+)
+CLASSIFIER_PANELS = (
+    Panel("classification head: loss (nats)", {"train_loss": "train", "val_loss": "val"}),
+    Panel(
+        "classification head: accuracy (share)",
+        {"train_accuracy": "train", "val_accuracy": "val"},
+        top=1,
+    ),
+    Panel(
+        "classification head: balanced accuracy (mean recall)",
+        {"train_balanced_accuracy": "train", "val_balanced_accuracy": "val"},
+        top=1,
+    ),
+)
 
 
 def plot_history(history, path, panels):
-    """Columns of the history over epochs, a panel each for {title: {column: label}}.
-
-    Returns the figure.
-    """
+    """Columns of the history over epochs, in Panels beside each other; returns the figure."""
     size = (4.6 * len(panels), 3.8)
     with extra("drawing").figure(path, 1, len(panels), size) as (figure, axes):
-        for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
-            for column, label in curves.items():
+        for axis, panel in zip(axes[0], panels, strict=True):
+            for column, label in panel.curves.items():
                 rows = [row for row in history if column in row]
                 if rows:
                     epochs = [row["epoch"] for row in rows]
                     axis.plot(epochs, [row[column] for row in rows], ".-", label=label)
-            axis.set(xlabel="epoch", title=title)
+            axis.set(xlabel="epoch", title=panel.title)
             axis.set_xlim(0, history[-1]["epoch"] + 1)
-            high = max(0.01, axis.dataLim.y1)
+            high = max(panel.top, axis.dataLim.y1)
             low = min(0, axis.dataLim.y0)
             margin = 0.05 * (high - low)  # a curve at 0 is seen
             axis.set_ylim(low - margin, high + margin)

@@ -37,14 +37,15 @@ PANELS = (  # they show cells, so the committed ones are of the demo set
     "gradcam_wrong",
     "gradcam_real_fake",
 )
-HEAD_PANELS = {  # {title: {column of the history: label}}
-    "loss (nats)": {"train_loss": "train", "val_loss": "val"},
-    "accuracy": {"train_accuracy": "train", "val_accuracy": "val"},
-    "balanced accuracy": {
-        "train_balanced_accuracy": "train",
-        "val_balanced_accuracy": "val",
-    },
-}
+HEAD_PANELS = (
+    malaria.Panel("loss (nats)", {"train_loss": "train", "val_loss": "val"}),
+    malaria.Panel("accuracy", {"train_accuracy": "train", "val_accuracy": "val"}, top=1),
+    malaria.Panel(
+        "balanced accuracy",
+        {"train_balanced_accuracy": "train", "val_balanced_accuracy": "val"},
+        top=1,
+    ),
+)
 TRACE_TITLES = {
     "loss_g": "J(G)",
     "loss_d": "J(D)",
