@@ -36,7 +36,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from tqdm import tqdm
 
@@ -45,19 +44,19 @@ try:
 except ModuleNotFoundError:
     print("error: the folder extras/ is not beside this script; copy it too", file=sys.stderr)
     sys.exit(2)
+from extras.averages import averaged, update_average
+from extras.command import main, saying_what_is_kept
 from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
-from extras.flags import as_flag, check_flag, flag, make_parser
+from extras.flags import as_flag, check_flag, flags_of, make_parser
+from extras.labels import LABEL_KINDS, MultiLabel, SingleLabel
 from extras.paths import SPLITS
 from extras.pixels import to_images, to_pixels
 from extras.symmetry import (
     EXACT_TURNS,
-    EXACT_TURNS_BY_SYMMETRY,
     TURNS_BY_SYMMETRY,
     answer_symmetry,
     cam_turn_count,
     symmetry_of,
-    turned_back,
-    turns,
 )
 
 
@@ -82,220 +81,190 @@ def extra(name):
 EPOCHS = {"gan": 200, "mtd": 40}
 DEMO_EPOCHS = 12
 
+task_flag = flags_of("task")
+data_flag = flags_of("data")
+network_flag = flags_of("networks")
+loss_flag = flags_of("losses")
+training_flag = flags_of("training")
+output_flag = flags_of("output")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Every flag with its default and help text; the only place where they are written."""
 
-    task: str = flag(
-        "all", "task", "what to do", ("all", "gan", "mtd", "gradcam", "data"), changeable=True
+    task: str = task_flag(
+        "all", "what to do", ("all", "gan", "mtd", "gradcam", "data"), changeable=True
     )
-    recipe: str = flag(
-        "best",
-        "task",
-        "a set of defaults: what measured best, as assigned, or a course's",
-        lambda: RECIPES,
+    recipe: str = task_flag(
+        "best", "a set of defaults: what measured best, as assigned, or a course's", lambda: RECIPES
     )
-    resume: str = flag(
+    resume: str = task_flag(
+        "", "go on from results/<task>/last.pt, or from the checkpoint named", changeable=True
+    )
+    weights: str = task_flag(
         "",
-        "task",
-        "go on from results/<task>/last.pt, or from the checkpoint named",
-        changeable=True,
-    )
-    weights: str = flag(
-        "",
-        "task",
         "mtd: the DCGAN to start from; gradcam: the MTD to explain, else the last run's",
         changeable=True,
     )
-    summary: bool = flag(
-        False, "task", "print the layers of G, D and MTD, and stop", changeable=True
-    )
+    summary: bool = task_flag(False, "print the layers of G, D and MTD, and stop", changeable=True)
 
-    data_path: str = flag(
-        "", "data", "folder or zip with the data; empty: the demo set", changeable=True
+    data_path: str = data_flag(
+        "", "folder or zip with the data; empty: the demo set", changeable=True
     )
-    dataset: str = flag(
+    dataset: str = data_flag(
         "auto",
-        "data",
         "a published image set, downloaded or in --data_path; auto: what --data_path has",
         lambda: ("auto", *extra("image_sets").IMAGE_SETS),
         reads_data=True,
     )
-    view: str = flag(
-        "cell",
-        "data",
-        "cell: a crop a box, one class; field: whole images",
-        lambda: LABEL_KINDS,
-        reads_data=True,
+    view: str = data_flag(
+        "cell", "cell: a crop a box, one class; field: whole images", LABEL_KINDS, reads_data=True
     )
-    classes: str = flag(
+    classes: str = data_flag(
         "auto",
-        "data",
         "class names by commas; auto: the life stages, or else every class found",
         reads_data=True,
     )
-    microscope: str = flag(
-        "hcm", "data", "M5 microscope to read", ("hcm", "lcm", "both"), reads_data=True
+    microscope: str = data_flag(
+        "hcm", "M5 microscope to read", ("hcm", "lcm", "both"), reads_data=True
     )
-    magnification: str = flag(
-        "1000x",
-        "data",
-        "M5 magnification to read",
-        ("1000x", "400x", "100x", "all"),
-        reads_data=True,
+    magnification: str = data_flag(
+        "1000x", "M5 magnification to read", ("1000x", "400x", "100x", "all"), reads_data=True
     )
-    image_size: int = flag(
-        64, "data", "side of the square images, pixels", lambda: SIDES, reads_data=True
+    image_size: int = data_flag(
+        64, "side of the square images, pixels", lambda: SIDES, reads_data=True
     )
-    channels: int = flag(3, "data", "3 colour, 1 grey", (1, 3), reads_data=True)
-    augment: bool = flag(
-        True, "data", "turn, flip, zoom and tint images, the more the more D overfits (ADA)"
+    channels: int = data_flag(3, "3 colour, 1 grey", (1, 3), reads_data=True)
+    augment: bool = data_flag(
+        True, "turn, flip, zoom and tint images, the more the more D overfits (ADA)"
     )
-    symmetry: str = flag(
+    symmetry: str = data_flag(
         "auto",
-        "data",
         "what leaves an image what it is; auto: all turns for cells, none for digits, else mirror",
         lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
-    max_pixels: int = flag(
+    max_pixels: int = data_flag(
         100_000_000,
-        "data",
         "an image of more pixels is passed over; reading one takes up to 25 bytes a pixel",
         low=1,
         changeable=True,
     )
-    max_unpacked_gb: float = flag(
-        50.0, "data", "an archive that is larger unpacked is refused", low=0, changeable=True
+    max_unpacked_gb: float = data_flag(
+        50.0, "an archive that is larger unpacked is refused", low=0, changeable=True
     )
 
-    latent_dim: int = flag(100, "networks", "length of the noise vector", low=1, high=4096)
-    g_width: int = flag(
-        128, "networks", "channels of G at 4x4, halved at each upsampling", low=8, high=4096
+    latent_dim: int = network_flag(100, "length of the noise vector", low=1, high=4096)
+    g_width: int = network_flag(
+        128, "channels of G at 4x4, halved at each upsampling", low=8, high=4096
     )
-    d_width: int = flag(
-        128, "networks", "channels of D at 4x4, halved towards the image", low=8, high=4096
+    d_width: int = network_flag(
+        128, "channels of D at 4x4, halved towards the image", low=8, high=4096
     )
-    d_norm: str = flag(
+    d_norm: str = network_flag(
         "auto",
-        "networks",
         "what D normalises its feature maps by; auto: batch, none with wgan-gp",
         lambda: ("auto", *NORMS),
     )
-    upsamplings: int = flag(
-        0, "networks", "steps of two from G's first maps to the image; 0: from 4x4", low=0, high=5
+    upsamplings: int = network_flag(
+        0, "steps of two from G's first maps to the image; 0: from 4x4", low=0, high=5
     )
-    smooth: bool = flag(
-        True, "networks", "blur G's maps after each transposed convolution: no checkerboards"
+    smooth: bool = network_flag(
+        True, "blur G's maps after each transposed convolution: no checkerboards"
     )
-    head_width: int = flag(
-        128, "networks", "units of the head's first fully connected layer", low=2, high=4096
+    head_width: int = network_flag(
+        128, "units of the head's first fully connected layer", low=2, high=4096
     )
-    dropout: float = flag(
-        0.5, "networks", "dropout between the head's two layers", low=0, high=0.95
+    dropout: float = network_flag(0.5, "dropout between the head's two layers", low=0, high=0.95)
+    conditional: bool = network_flag(
+        False, "mtd: G draws the class it is given, and learns from the head's J(C)"
     )
-    conditional: bool = flag(
-        False, "networks", "mtd: G draws the class it is given, and learns from the head's J(C)"
-    )
-    ema: float = flag(
-        0.999, "networks", "decay of the averaged weights, which are evaluated", low=0, high=0.99999
+    ema: float = network_flag(
+        0.999, "decay of the averaged weights, which are evaluated", low=0, high=0.99999
     )
 
-    loss: str = flag("bce", "losses", "adversarial loss, on logits", lambda: LOSSES)
-    feature_matching: float = flag(
-        0.0, "losses", "W in J(G) + W * distance of D's mean features of real and generated", low=0
+    loss: str = loss_flag("bce", "adversarial loss, on logits", lambda: LOSSES)
+    feature_matching: float = loss_flag(
+        0.0, "W in J(G) + W * distance of D's mean features of real and generated", low=0
     )
-    class_weight: float = flag(10.0, "losses", "mtd: W in J(D) + W * J(C)", low=0)
-    label_smoothing: float = flag(0.1, "losses", "label smoothing of J(C)", low=0, high=0.5)
-    fresh_noise: bool = flag(
-        False, "losses", "new noise for G's step, as in algorithm 1, not the images of D's step"
+    class_weight: float = loss_flag(10.0, "mtd: W in J(D) + W * J(C)", low=0)
+    label_smoothing: float = loss_flag(0.1, "label smoothing of J(C)", low=0, high=0.5)
+    fresh_noise: bool = loss_flag(
+        False, "new noise for G's step, as in algorithm 1, not the images of D's step"
     )
 
-    epochs: int = flag(
+    epochs: int = training_flag(
         0,
-        "training",
         "passes over the data; 0: gan 200, mtd 40, demo set 12",
         low=0,
         high=1_000_000,
         changeable=True,
     )
-    min_steps: int = flag(
-        100,
-        "training",
-        "an epoch has at least this many steps, for small sets",
-        low=1,
-        high=1_000_000,
+    min_steps: int = training_flag(
+        100, "an epoch has at least this many steps, for small sets", low=1, high=1_000_000
     )
-    batch_size: int = flag(32, "training", "images a step", low=2, high=65_536)
-    optimizer: str = flag("adam", "training", "optimiser of both networks", lambda: OPTIMIZERS)
-    optimizer_g: str = flag(
-        "", "training", "optimiser of G; empty: --optimizer", lambda: ("", *OPTIMIZERS)
+    batch_size: int = training_flag(32, "images a step", low=2, high=65_536)
+    optimizer: str = training_flag("adam", "optimiser of both networks", lambda: OPTIMIZERS)
+    optimizer_g: str = training_flag(
+        "", "optimiser of G; empty: --optimizer", lambda: ("", *OPTIMIZERS)
     )
-    optimizer_d: str = flag(
-        "", "training", "optimiser of D; empty: --optimizer", lambda: ("", *OPTIMIZERS)
+    optimizer_d: str = training_flag(
+        "", "optimiser of D; empty: --optimizer", lambda: ("", *OPTIMIZERS)
     )
-    lr_g: float = flag(5e-4, "training", "learning rate of G", low=0)
-    lr_d: float = flag(1e-3, "training", "learning rate of D and of the MTD", low=0)
-    lr_c: float = flag(
-        2e-3, "training", "learning rate of the MTD at its steps on J(C) alone", low=0
+    lr_g: float = training_flag(5e-4, "learning rate of G", low=0)
+    lr_d: float = training_flag(1e-3, "learning rate of D and of the MTD", low=0)
+    lr_c: float = training_flag(2e-3, "learning rate of the MTD at its steps on J(C) alone", low=0)
+    lr_decay: float = training_flag(
+        0.2, "last share of the epochs, in which rates fall to zero", low=0, high=1
     )
-    lr_decay: float = flag(
-        0.2, "training", "last share of the epochs, in which rates fall to zero", low=0, high=1
+    beta1_g: float = training_flag(
+        0.5, "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999
     )
-    beta1_g: float = flag(
-        0.5, "training", "first beta of G's Adam; momentum of its SGD", low=0, high=0.9999
+    beta1_d: float = training_flag(0.5, "the same of D", low=0, high=0.9999)
+    beta2_g: float = training_flag(
+        0.999, "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999
     )
-    beta1_d: float = flag(0.5, "training", "the same of D", low=0, high=0.9999)
-    beta2_g: float = flag(
-        0.999, "training", "second beta of G's Adam; alpha of its RMSprop", low=0, high=0.99999
+    beta2_d: float = training_flag(0.999, "the same of D", low=0, high=0.99999)
+    d_steps: int = training_flag(
+        0, "steps of D for one of G; 0: 5 with wgan-gp, else 1", low=0, high=100
     )
-    beta2_d: float = flag(0.999, "training", "the same of D", low=0, high=0.99999)
-    d_steps: int = flag(
-        0, "training", "steps of D for one of G; 0: 5 with wgan-gp, else 1", low=0, high=100
-    )
-    adversarial_every: int = flag(
+    adversarial_every: int = training_flag(
         0,
-        "training",
         "mtd: J(D) at each Nth step; 0: 16 on a DCGAN; 1 from random weights, conditional, demo",
         low=0,
     )
-    precision: str = flag(
+    precision: str = training_flag(
         "auto",
-        "training",
         "arithmetic; auto: bf16 on CPUs that are fast in it, else fp32",
         ("auto", "fp32", "bf16"),
         changeable=True,
     )
-    seed: int = flag(0, "training", "seed of weights, batches and noise", low=0, high=2**63 - 1)
-    device: str = flag(
+    seed: int = training_flag(0, "seed of weights, batches and noise", low=0, high=2**63 - 1)
+    device: str = training_flag(
         "auto",
-        "training",
         "auto: cuda if there is one, else cpu",
         ("auto", "cpu", "cuda", "mps"),
         changeable=True,
     )
 
-    results_dir: str = flag(
-        "results", "output", "folder for pictures, numbers and checkpoints", changeable=True
+    results_dir: str = output_flag(
+        "results", "folder for pictures, numbers and checkpoints", changeable=True
     )
-    save_dir: str = flag(
-        "saved_models", "output", "folder for the weights of finished runs", changeable=True
+    save_dir: str = output_flag(
+        "saved_models", "folder for the weights of finished runs", changeable=True
     )
-    overwrite: bool = flag(
-        False,
-        "output",
-        "let a finished run replace weights that are already in --save_dir",
-        changeable=True,
+    overwrite: bool = output_flag(
+        False, "let a finished run replace weights that are already in --save_dir", changeable=True
     )
-    measure_every: int = flag(
-        10, "output", "epochs between measurements of the generated cells", low=1, changeable=True
+    measure_every: int = output_flag(
+        10, "epochs between measurements of the generated cells", low=1, changeable=True
     )
-    tensorboard: bool = flag(
-        False, "output", "write TensorBoard events too (pip install tensorboard)", changeable=True
+    tensorboard: bool = output_flag(
+        False, "write TensorBoard events too (pip install tensorboard)", changeable=True
     )
-    json: bool = flag(
-        False, "output", "with --task data: print one JSON object, nothing else", changeable=True
+    json: bool = output_flag(
+        False, "with --task data: print one JSON object, nothing else", changeable=True
     )
 
     def __post_init__(self):
@@ -472,142 +441,6 @@ def load_data(config, device="cpu", some_may_be_missing=False):
             source = f"--dataset {config.dataset}"
         raise UsageError(f"{source}: {error}") from error
     return MalariaDataset(torch.from_numpy(images), index, device=device)
-
-
-# Labels: all that differs between one class an image and several
-
-
-class SingleLabel:
-    """One class an image: labels int64 (N,), softmax and cross-entropy."""
-
-    counted = "cells"  # what the table of splits counts
-
-    @staticmethod
-    def tensor(labels, device):
-        """Labels of an Index as a tensor."""
-        return torch.tensor(labels, dtype=torch.int64, device=device)
-
-    @staticmethod
-    def multi_hot(labels, num_classes):
-        """float32 (N, n) with a 1 for each class of an image."""
-        return F.one_hot(labels, num_classes).float()
-
-    @staticmethod
-    def loss(logits, labels, smoothing=0.0):
-        """J(C): cross-entropy of logits (N, n), a mean in nats."""
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-
-    @staticmethod
-    def activation(logits):
-        """Class probabilities (..., n), which sum to 1."""
-        return logits.softmax(-1)
-
-    @staticmethod
-    def log_loss(probabilities, labels):
-        """J(C) of probabilities (N, n) in (0, 1), without smoothing."""
-        return F.nll_loss(probabilities.log(), labels)
-
-    @staticmethod
-    def calibrated(probabilities, temperature):
-        """The softmax of logits over a temperature, from its probabilities (N, n) without one."""
-        powers = probabilities ** (1 / temperature)
-        return powers / powers.sum(1, keepdims=True)
-
-    @staticmethod
-    def answers(probabilities):
-        """The likeliest class (N,) of numpy probabilities (N, n)."""
-        return probabilities.argmax(1)
-
-    @staticmethod
-    def confidence(probabilities):
-        """The probability (N,) of the answer."""
-        return probabilities.max(1)
-
-    @staticmethod
-    def is_right(answers, labels):
-        """Whether each answer (N,) is its label."""
-        return answers == labels
-
-    @staticmethod
-    def name(answer, classes):
-        """An answer or label in words."""
-        return classes[int(answer)]
-
-    @staticmethod
-    def confusion_matrices(labels, answers, num_classes):
-        """(1, n, n): rows are true classes, columns answers."""
-        from sklearn.metrics import confusion_matrix
-
-        return confusion_matrix(labels, answers, labels=range(num_classes))[None]
-
-
-class MultiLabel:
-    """Several classes an image: labels float32 (N, n) of 0 and 1, sigmoid and cross-entropy."""
-
-    counted = "labels"
-
-    @staticmethod
-    def tensor(labels, device):
-        """Labels of an Index as a tensor."""
-        return torch.tensor(labels, dtype=torch.float32, device=device)
-
-    @staticmethod
-    def multi_hot(labels, num_classes):
-        """The labels themselves; (0, n) where there are none."""
-        return labels.reshape(len(labels), num_classes)
-
-    @staticmethod
-    def loss(logits, labels, smoothing=0.0):
-        """J(C): binary cross-entropy of logits (N, n), a mean in nats."""
-        return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
-
-    @staticmethod
-    def activation(logits):
-        """Probability (..., n) of each class for itself."""
-        return logits.sigmoid()
-
-    @staticmethod
-    def log_loss(probabilities, labels):
-        """J(C) of probabilities (N, n) in (0, 1), without smoothing."""
-        return F.binary_cross_entropy(probabilities, labels.to(probabilities))
-
-    @staticmethod
-    def calibrated(probabilities, temperature):
-        """The sigmoid of logits over a temperature, from its probabilities (N, n) without one."""
-        powers = probabilities ** (1 / temperature)
-        others = (1 - probabilities) ** (1 / temperature)
-        return powers / (powers + others)
-
-    @staticmethod
-    def answers(probabilities):
-        """(N, n) of 0 and 1: which classes have a probability above 1/2."""
-        return (probabilities > 0.5).astype(int)
-
-    @staticmethod
-    def confidence(probabilities):
-        """The least sure (N,) of an image's answers."""
-        return np.maximum(probabilities, 1 - probabilities).min(1)
-
-    @staticmethod
-    def is_right(answers, labels):
-        """Whether all answers about an image are right, (N,)."""
-        return (answers == labels).all(1)
-
-    @staticmethod
-    def name(answer, classes):
-        """An answer or label in words: 'ring+schizont'."""
-        present = [name for name, there in zip(classes, answer, strict=True) if there]
-        return "+".join(present) or "none"
-
-    @staticmethod
-    def confusion_matrices(labels, answers, num_classes):
-        """(n, 2, 2): [[true negative, false positive], [false negative, true positive]]."""
-        from sklearn.metrics import multilabel_confusion_matrix
-
-        return multilabel_confusion_matrix(labels, answers, labels=range(num_classes))
-
-
-LABEL_KINDS = {"cell": SingleLabel, "field": MultiLabel}
 
 
 @dataclasses.dataclass
@@ -1322,38 +1155,6 @@ def epoch_seed(config, epoch, stream):
     return int.from_bytes(hashlib.sha1(text.encode()).digest()[:8], "big")
 
 
-def averaged(network):
-    """An AveragedModel of a network, batch statistics too, in eval mode."""
-    average = AveragedModel(network, use_buffers=True)
-    return average.eval().requires_grad_(False)
-
-
-def state_tensors(network):
-    """A network's weights and batch statistics, and its counters of batches: two lists."""
-    tensors = [*network.parameters(), *network.buffers()]
-    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    counters = [tensor for tensor in tensors if not tensor.is_floating_point()]
-    return floats, counters
-
-
-@torch.no_grad()
-def update_average(average, network, decay):
-    """Average a network that has just learnt: keep a share `decay` of the average, less at first.
-
-    After n updates at most (1 + n)/(10 + n) is kept, so that early weights are soon forgotten; the
-    first is a copy. AveragedModel's own update takes a call for each counter, six times as many:
-    on a GPU a call costs more than its work.
-    """
-    updates = int(average.n_averaged)  # a counter on the CPU: no waiting for the GPU
-    kept = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
-    floats, counters = state_tensors(average.module)
-    new_floats, new_counters = state_tensors(network)
-    torch._foreach_lerp_(floats, new_floats, 1 - kept)
-    if counters:  # of batch norm
-        torch._foreach_copy_(counters, new_counters)
-    average.n_averaged += 1
-
-
 class Trainer:
     """Trains both networks of a task, and holds all that a checkpoint does.
 
@@ -1764,12 +1565,11 @@ def restore(trainer, config, epochs):
             f"{path}: trained on {state['classes']}, the data has {trainer.classes}; "
             "give the same data"
         )
-    for name in SETTLED:
-        settled = state["config"][name]
-        applies = name != "adversarial_every" or trainer.task == "mtd"
-        if applies and getattr(config, name) not in (0, settled):
-            raise UsageError(f"{path}: made with --{name} {settled}; this cannot change")
-    check_optimizers(state, trainer, path)
+    extra("resuming").check_settled(path, trainer.task, state["config"], config, SETTLED)
+    checkpoints = extra("checkpoints")
+    with checkpoints.refusing_damage(path):
+        make_one = functools.partial(make_optimizer, trainer.config)
+        checkpoints.check_optimizers(state["optimizers"], trainer.networks, make_one)
     trainer.load(state)
     if path != last_checkpoint(config, trainer.task):
         trainer.best = -math.inf  # its best epoch is in another folder
@@ -1831,34 +1631,14 @@ def run_epochs(trainer, data, epochs):
         desc=trainer.task,
         disable=no_bar,
     )
-    with bar, saying_what_is_kept(trainer, epochs):
+    last = last_checkpoint(config, trainer.task)
+    with bar, saying_what_is_kept(trainer, epochs, last):
         while trainer.epoch < epochs:
             trainer.set_rates(trainer.epoch / epochs)
             row = trainer.train_epoch(cells, steps, bar)
             if reporter:
                 line = reporter.finish_epoch(row)
                 bar.write(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def saying_what_is_kept(trainer, epochs):
-    """Whatever ends the block too early says as well which epoch is saved."""
-    try:
-        yield
-    except (KeyboardInterrupt, RuntimeError, OSError) as error:
-        kept = "no epoch was finished"
-        if trainer.saved_epoch:
-            last = last_checkpoint(trainer.config, trainer.task)
-            kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
-        stopped = extra("signals").stopped_behind(error)
-        if stopped:
-            raise type(stopped)(stopped.args[0], f"{trainer.task}: {kept}") from error
-        reason = extra("files").in_words(error)
-        reason = f"{reason}; " if reason else ""
-        text = f"{trainer.task}: {reason}{kept}"
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(text) from error
-        raise RuntimeError(text) from error
 
 
 class EpochReporter:
@@ -2064,7 +1844,7 @@ def load_checkpoint(path, task=None, device="cpu"):
     Raises UsageError for a file that is missing, damaged, foreign or of another task.
     """
     state = read_state(path)
-    with refusing_damage(path):
+    with extra("checkpoints").refusing_damage(path):
         config = check_state(state)
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
@@ -2083,18 +1863,6 @@ def load_checkpoint(path, task=None, device="cpu"):
     return Checkpoint(generator.to(device), discriminator.to(device), state)
 
 
-@contextlib.contextmanager
-def refusing_damage(path):
-    """Whatever a stranger's values lead to inside the block is a UsageError that names the file."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{path}: not a checkpoint of this script, or damaged ({reason})"
-        ) from error
-
-
 def check_state(state):
     """Check a checkpoint, but for optimisers, against what its config leads to; returns the Config.
 
@@ -2111,21 +1879,6 @@ def check_state(state):
     averages = [averaged(network) for network in networks]
     checkpoints.check_networks(state, networks, averages)
     return config
-
-
-def check_optimizers(state, trainer, path):
-    """Raise UsageError unless the optimisers in a checkpoint file are of a Trainer's networks."""
-    checkpoints = extra("checkpoints")
-    for name, network in trainer.networks.items():
-        number = nn.Parameter(torch.zeros(1))  # an optimiser that has stepped shows what one keeps
-        number.grad = torch.zeros(1)
-        example = make_optimizer(trainer.config, name, [number])
-        example.step()
-        parameters = list(network.parameters())
-        with refusing_damage(path):
-            checkpoints.check_optimizer(
-                state["optimizers"][name], example, parameters, f"optimizers.{name}"
-            )
 
 
 def resume_path(config, task):
@@ -2152,40 +1905,7 @@ def resumed_config(given):
         path = resume_path(now, task)
         if path:
             made_with[path] = load_checkpoint(path, task).state["config"]
-    if not made_with:
-        raise UsageError(
-            f"--resume: no run of --task {now.task} to go on with in {now.results_dir}; "
-            "leave --resume out"
-        )
-    first = next(iter(made_with.values()))
-    settings = {**first, **given}
-    # With --task all both runs have to agree with each other and with the flags.
-    for path, config in made_with.items():
-        check_unchanged(path, config, settings)
-    # What is done, and where it is written, is this command's: no checkpoint chooses that.
-    for name in ("task", "resume", "results_dir", "save_dir", "json", "overwrite", "summary"):
-        settings[name] = getattr(now, name)
-    if now.weights not in ("", first["weights"]):
-        raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
-    settings["weights"] = first["weights"]
-    if now.task == "all":
-        settings["weights"] = ""
-        for name in SETTLED:
-            settings[name] = given.get(name, 0)
-    return Config(**settings)
-
-
-def check_unchanged(path, made_with, settings):
-    """Raise UsageError if a setting that is not changeable differs from a checkpoint's."""
-    for field in dataclasses.fields(Config):
-        name = field.name
-        if field.metadata.get("changeable") or name in SETTLED:  # which `restore` looks at
-            continue
-        if settings[name] != made_with[name]:
-            raise UsageError(
-                f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
-                "this cannot change"
-            )
+    return Config(**extra("resuming").merged_settings(now, given, made_with, SETTLED))
 
 
 # ========================================== evaluation ==========================================
@@ -2241,27 +1961,12 @@ def prepare_answers(checkpoint, data):
     state["temperature"] = 1.0
     val = data.split("val", limit=2000)
     probabilities = calibrated_predictions(checkpoint, val).probabilities
-    state["temperature"] = extra("calibration").fit_temperature(
-        data.label_kind, probabilities, val.labels.cpu()
-    )
-    anomaly = extra("anomaly")
+    labels = val.labels.cpu()
+    calibration = extra("calibration")
+    state["temperature"] = calibration.fit_temperature(data.label_kind, probabilities, labels)
     train = data.split("train", limit=2000)
-    views = EXACT_TURNS_BY_SYMMETRY[symmetry_of(state["config"])]
-    model = anomaly.fit(checkpoint.discriminator, train.uint8(), val.uint8(), views)
+    model = extra("anomaly").fit_to_checkpoint(checkpoint, train.uint8(), val.uint8())
     state["anomaly"] = model._asdict()
-
-
-def unlike_training_cells(checkpoint, images):
-    """Whether each image, uint8 (N, S, S, C), is unlike what an MTD was trained on, or None.
-
-    None of a checkpoint that does not hold what prepare_answers adds.
-    """
-    if "anomaly" not in checkpoint.state:
-        return None
-    anomaly = extra("anomaly")
-    model = anomaly.AnomalyModel(**checkpoint.state["anomaly"])
-    views = EXACT_TURNS_BY_SYMMETRY[symmetry_of(checkpoint.state["config"])]
-    return anomaly.is_unlike(anomaly.scores(checkpoint.discriminator, images, model, views), model)
 
 
 @torch.no_grad()
@@ -2336,41 +2041,21 @@ def gradcam_evidence(gradients, maps):
     return (weights * maps).sum(1)
 
 
-def hirescam_evidence(gradients, maps):
-    """HiResCAM (Draelos and Carin 2020): every place is weighed by its own gradient."""
-    return (gradients * maps).sum(1)
-
-
-def layercam_evidence(gradients, maps):
-    """LayerCAM (Jiang et al. 2021): as HiResCAM, but by positive gradients only."""
-    return (F.relu(gradients) * maps).sum(1)
-
-
-CAM_METHODS = {
-    "grad": gradcam_evidence,
-    "hires": hirescam_evidence,
-    "layer": layercam_evidence,
-}
-
-
 class GradCAM:
-    """Grad-CAM, or another of CAM_METHODS, on a layer of a discriminator.
+    """Grad-CAM on a layer of a discriminator.
 
         with GradCAM(mtd) as cam:
             maps = cam(images, class_score(labels))
 
     layer: by default the activations of the second-last convolution, 4x4: those before batch norm
-    would carry an offset that hides or makes evidence. turn_count: the maps are means over so many
-    of the EXACT_TURNS of an image. The network is left as it was.
+    would carry an offset that hides or makes evidence. evidence: (gradients, maps), both
+    (N, C, h, w) -> (N, h, w); others are in extras/cam_methods.py. The network is left as it was.
     """
 
-    def __init__(self, network, layer=None, method="grad", turn_count=1):
-        if not 1 <= turn_count <= EXACT_TURNS:
-            raise ValueError(f"turn_count {turn_count}: 1 to {EXACT_TURNS}")
+    def __init__(self, network, layer=None, evidence=gradcam_evidence):
         self.network = network
         self.layer = network.features if layer is None else layer
-        self.evidence = CAM_METHODS[method]
-        self.turn_count = turn_count
+        self.evidence = evidence
         self.maps = None
 
     def __enter__(self):
@@ -2389,13 +2074,6 @@ class GradCAM:
 
         score: DiscriminatorOutput -> (N,), a logit of what is to be explained.
         """
-        maps = []
-        for number, view in enumerate(itertools.islice(turns(images), self.turn_count)):
-            maps.append(turned_back(self.maps_of_view(view, score), number))
-        return torch.stack(maps).mean(0)
-
-    def maps_of_view(self, images, score):
-        """Raw maps of images as they lie."""
         images = images.detach().clone().requires_grad_(True)  # the weights may be frozen
         with evaluating(self.network), torch.enable_grad():
             scores = score(self.network(images))
@@ -2441,18 +2119,23 @@ def gradcam_maps(network, images, score):
         return heat_maps(cam(images, score), images.shape[-1])
 
 
-def finer_maps(network, images, score, method="layer", turn_count=EXACT_TURNS):
+def finer_maps(network, images, score, evidence=None, turn_count=EXACT_TURNS):
     """HeatMaps of what speaks for a score at 4x4 and at 16x16: the product of both maps.
 
     The coarse one knows the class, the fine one the place, as the factors of Guided Grad-CAM do
     (Selvaraju et al. 2017, sec. 3.3). Which maps point best: benchmarks.heatmaps. A network with
-    fewer levels gives its finest instead of 16x16.
+    fewer levels gives its finest instead of 16x16. evidence: as of GradCAM, by default LayerCAM's;
+    turn_count: how many turns of an image the maps are means over.
     """
+    cam_methods = extra("cam_methods")
+    if evidence is None:
+        evidence = cam_methods.layercam_evidence
     size = images.shape[-1]
     product = images.new_ones(len(images), size, size)
     for level in (0, min(2, network.levels - 1)):
-        with GradCAM(network, network.activations(level), method, turn_count) as cam:
-            product *= heat_maps(cam(images, score), size).maps
+        with GradCAM(network, network.activations(level), evidence) as cam:
+            raw = cam_methods.mean_over_turns(cam, images, score, turn_count)
+            product *= heat_maps(raw, size).maps
     return heat_maps(product, size)
 
 
@@ -2637,7 +2320,7 @@ def overlays(images, heat, title):
 def cam_pictures(network, images, score, captions, turn_count=EXACT_TURNS):
     """Three Pictures of each image (N, C, S, S) in [-1, 1]: itself, Grad-CAM, the finer map.
 
-    turn_count: of the finer map, as in GradCAM.
+    turn_count: of the finer map.
     """
     drawing = extra("drawing")
     originals = []
@@ -2891,18 +2574,13 @@ def report_data(config, data):
 
 def print_layers(config):
     """What --summary says: the layers of the generator, the discriminator and the MTD."""
-    layer_table = extra("layers").layer_table
-    settings = vars(config)
-    generator, discriminator = build_networks("gan", settings, num_classes=4)
-    _, mtd = build_networks("mtd", settings, num_classes=4)
+    generator, discriminator = build_networks("gan", vars(config), num_classes=4)
+    _, mtd = build_networks("mtd", vars(config), num_classes=4)
     noise = torch.zeros(1, config.latent_dim)
     image = torch.zeros(1, config.channels, config.image_size, config.image_size)
     for network, example in ((generator, noise), (discriminator, image), (mtd, image)):
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        print(f"{type(network).__name__}: {parameters:,} parameters")
         with evaluating(network):
-            print(extra("text").text_table(layer_table(network, example)))
-        print()
+            print(extra("layers").describe(network, example), end="\n\n")
 
 
 def run_tasks(config, data):
@@ -2943,7 +2621,7 @@ def train_and_report(task, config, data):
         return
     with extra("run_folder").held(last_checkpoint(config, task).parent):
         trainer, folder = train(task, config, data)
-        with saying_what_is_kept(trainer, trainer.epoch):
+        with saying_what_is_kept(trainer, trainer.epoch, folder / "last.pt"):
             report_run(trainer, folder, data)
 
 
@@ -2980,36 +2658,6 @@ def run(arguments):
         if rank == 0 and world > 1:
             dist.barrier()
         run_tasks(config, data)
-
-
-def main(work, arguments):
-    """Run work(arguments); returns the exit code.
-
-    0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 and 129 the signals TERM and HUP.
-    """
-    if hasattr(sys.stdout, "reconfigure"):  # for names that a terminal cannot write
-        sys.stdout.reconfigure(errors="backslashreplace")
-    signals = extra("signals")
-    try:
-        with signals.handled_signals():
-            work(arguments)
-    except UsageError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2
-    except signals.Stopped as stopped:
-        print("\nstopped", *stopped.args[1:], file=sys.stderr)
-        return 128 + stopped.args[0]
-    except (RuntimeError, OSError, MemoryError) as error:
-        stopped = signals.stopped_behind(error)
-        if stopped:
-            print("\nstopped", *stopped.args[1:], file=sys.stderr)
-            return 128 + stopped.args[0]
-        print("failed:", *extra("files").in_words(error).split(), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stopped:
-        print("\nstopped", *stopped.args, file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def classify(checkpoint, images):
     found = malaria.calibrated_predictions(checkpoint, data)
     labels = data.label_kind.answers(found.probabilities)
     has_probability = malaria.LOSSES[config["loss"]].real_probability is not None
-    unlike = malaria.unlike_training_cells(checkpoint, np.stack(images))
+    unlike = malaria.extra("anomaly").unlike_training_cells(checkpoint, np.stack(images))
     answers = []
     for label, probabilities, real in zip(labels, found.probabilities, found.real, strict=True):
         answers.append(

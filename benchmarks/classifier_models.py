@@ -18,10 +18,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import rollNumber_05 as malaria
+from extras import symmetry
 from extras.quality import feature_network
 
 SIDE = 112  # pixels of the cells that a pretrained network sees
-ALL_VIEWS = sum(1 for _ in malaria.turns(torch.zeros(1, 1, 4, 4)))
+ALL_VIEWS = sum(1 for _ in symmetry.turns(torch.zeros(1, 1, 4, 4)))
 SELDOM = 16  # at every how many steps an MTD on a DCGAN tells real from fake, as in the script
 
 
@@ -212,7 +213,7 @@ class Model(NamedTuple):
     @property
     def views(self):
         """Over how many views of a cell its answer is the mean."""
-        return malaria.EXACT_TURNS if self.pretrained else ALL_VIEWS
+        return symmetry.EXACT_TURNS if self.pretrained else ALL_VIEWS
 
     def cells(self, data, rows):
         """Some rows of the data as it sees them."""
@@ -316,7 +317,7 @@ def mean_over_exact_views(answer, data):
     """Mean of answer(images) over the views that need no resampling, as numpy (N, n)."""
     means = []
     for batch in malaria.in_order(data, batch_size=64):
-        views = itertools.islice(malaria.turns(batch.images), malaria.EXACT_TURNS)
+        views = itertools.islice(symmetry.turns(batch.images), symmetry.EXACT_TURNS)
         means.append(torch.stack([answer(view) for view in views]).mean(0))
     return torch.cat(means).cpu().numpy()
 

@@ -59,9 +59,11 @@ from benchmarks.runs import (
     read_runs,
     text_of,
 )
+from extras import cam_methods
 from extras.crops import crop_cell
 
 LAYERS = ("4x4", "8x8", "16x16")  # by level: how many convolutions before the last one
+METHODS = {"grad": malaria.gradcam_evidence, **cam_methods.METHODS}
 PRODUCT = "4x4 * 16x16"
 CENTRE = "centre"
 DRAWS_OF_RANDOM = 5
@@ -78,7 +80,7 @@ def centre_maps(images):
 
 
 class MapKind(NamedTuple):
-    """A way to make heat maps: layer, method of GradCAM, over how many views.
+    """A way to make heat maps: layer, a key of METHODS, over how many views.
 
     Instead of a layer: PRODUCT, or CENTRE, which needs no method and no network.
     """
@@ -94,11 +96,13 @@ class MapKind(NamedTuple):
         """Heat maps (N, S, S) in [0, 1]."""
         if self.layer == CENTRE:
             return centre_maps(images)
+        evidence = METHODS[self.method]
         if self.layer == PRODUCT:
-            return malaria.finer_maps(network, images, score, self.method, self.views).maps
+            return malaria.finer_maps(network, images, score, evidence, self.views).maps
         layer = network.activations(LAYERS.index(self.layer))
-        with malaria.GradCAM(network, layer, self.method, self.views) as cam:
-            return malaria.heat_maps(cam(images, score), images.shape[-1]).maps
+        with malaria.GradCAM(network, layer, evidence) as cam:
+            raw = cam_methods.mean_over_turns(cam, images, score, self.views)
+        return malaria.heat_maps(raw, images.shape[-1]).maps
 
 
 DRAWN = {  # in the script's galleries
@@ -115,7 +119,7 @@ def map_kinds(flags):
         return list(DRAWN.values())
     views = (1, malaria.EXACT_TURNS)
     layers = (*LAYERS, PRODUCT)
-    return list(itertools.starmap(MapKind, itertools.product(layers, malaria.CAM_METHODS, views)))
+    return list(itertools.starmap(MapKind, itertools.product(layers, METHODS, views)))
 
 
 def rounded(values):

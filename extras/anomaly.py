@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from extras.pixels import to_images
-from extras.symmetry import exact_turns, unturned
+from extras.symmetry import EXACT_TURNS_BY_SYMMETRY, exact_turns, symmetry_of, unturned
 
 BATCH = 128
 QUANTILE = 0.95  # of the validation cells; those above it are called unlike
@@ -95,6 +95,24 @@ def scores(mtd, images, model, turns_of=exact_turns):
 def is_unlike(distances, model):
     """Whether images of these distances (N,) are unlike the training cells."""
     return distances > model.threshold.item()
+
+
+def fit_to_checkpoint(checkpoint, train_cells, val_cells):
+    """The AnomalyModel of a script's Checkpoint, over the turns that its images allow."""
+    turns_of = EXACT_TURNS_BY_SYMMETRY[symmetry_of(checkpoint.state["config"])]
+    return fit(checkpoint.discriminator, train_cells, val_cells, turns_of)
+
+
+def unlike_training_cells(checkpoint, images):
+    """Whether each image, uint8 (N, S, S, C), is unlike what an MTD was trained on, or None.
+
+    None of a checkpoint that a run has not delivered, which has no AnomalyModel.
+    """
+    if "anomaly" not in checkpoint.state:
+        return None
+    model = AnomalyModel(**checkpoint.state["anomaly"])
+    turns_of = EXACT_TURNS_BY_SYMMETRY[symmetry_of(checkpoint.state["config"])]
+    return is_unlike(scores(checkpoint.discriminator, images, model, turns_of), model)
 
 
 def read_model(values, mtd, example):

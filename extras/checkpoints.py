@@ -4,10 +4,13 @@ A file from a stranger can hold whatever torch.load(weights_only=True) reads: va
 tensors of other shapes, an optimiser's state that corrupts memory.
 """
 
+import contextlib
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from extras import UsageError
 
 MOST_NAMES = 1_000_000
 MOST_CLASSES = 1000
@@ -16,6 +19,18 @@ MOST_STEPS = 10**12
 
 class CheckpointError(ValueError):
     """What is wrong with a checkpoint; the message is one line."""
+
+
+@contextlib.contextmanager
+def refusing_damage(path):
+    """Whatever a stranger's values lead to inside the block is a UsageError that names the file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, UsageError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path}: not a checkpoint of this script, or damaged ({reason})"
+        ) from error
 
 
 def require(condition, message):
@@ -105,6 +120,20 @@ def check_networks(state, networks, averages):
         expected = average.state_dict()
         expected["n_averaged"] = torch.tensor(0)  # a counter, and of no shape on the meta device
         check_tensors(state["ema"][name], expected, f"ema.{name}")
+
+
+def check_optimizers(states, networks, make_optimizer):
+    """Check the optimisers in a checkpoint against the networks, {name: network}, they train.
+
+    states: {name: state_dict}; make_optimizer: (name, parameters) -> a new optimiser.
+    """
+    for name, network in networks.items():
+        number = nn.Parameter(torch.zeros(1))  # an optimiser that has stepped shows what one keeps
+        number.grad = torch.zeros(1)
+        example = make_optimizer(name, [number])
+        example.step()
+        parameters = list(network.parameters())
+        check_optimizer(states[name], example, parameters, f"optimizers.{name}")
 
 
 def check_optimizer(found, optimizer, parameters, name):

@@ -3,17 +3,18 @@
 import argparse
 import dataclasses
 import difflib
+import functools
 import math
 import shlex
 
 from extras import UsageError
 
 
-def flag(default, group, help, choices=None, low=None, high=None, **kinds):
+def flag(group, default, help, choices=None, low=None, high=None, **kinds):
     """A dataclass field that is also a command-line flag.
 
-    default: its value where it is not given; group: its heading in --help; help: its line there.
-    choices: the valid values, or a function that returns them, for a table further down.
+    group: its heading in --help; default: its value where it is not given; help: its line there.
+    choices: the valid values, or a function that returns them, of a table further down.
     low, high: inclusive range of a number; high None is no limit.
     kinds: changeable=True, if it may differ when a run is resumed: all else is part of what is
     trained; reads_data=True, if the crops that are read depend on it.
@@ -29,10 +30,17 @@ def flag(default, group, help, choices=None, low=None, high=None, **kinds):
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def flags_of(group):
+    """The function `flag` for the flags of one group."""
+    return functools.partial(flag, group)
+
+
 def choices_of(field):
     """The valid values of a flag, or None if it is free."""
     choices = field.metadata["choices"]
-    return tuple(choices()) if callable(choices) else choices
+    if choices is None:
+        return None
+    return tuple(choices()) if callable(choices) else tuple(choices)
 
 
 def check_flag(field, value):

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from extras.text import text_table
+
 
 def size_formula(layer, side):
     """How the side of a convolution's output follows from that of its input, worked out."""
@@ -45,3 +47,10 @@ def layer_table(network, example):
         shape = "x".join(map(str, output_shape))
         rows.append((name, type(layer).__name__, shape, f"{parameters:,}", formula))
     return rows
+
+
+def describe(network, example):
+    """A network's name, its number of parameters and its layer_table, as text."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    table = text_table(layer_table(network, example))
+    return f"{type(network).__name__}: {parameters:,} parameters\n{table}"

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, SequentialSampler
 
 import rollNumber_05 as malaria
-from extras import processes
+from extras import processes, symmetry
 from extras import scores as scoring
 from extras.quality import kernel_distance, share_within
 
@@ -223,7 +223,7 @@ def decided_mtd(mtd):
 def outputs_of_views(mtd, data):
     """An MTD's output for each of the 24 views of all images."""
     images = data.__getitems__(range(len(data))).images
-    return [mtd(view) for view in malaria.turns(images)]
+    return [mtd(view) for view in symmetry.turns(images)]
 
 
 def class_probabilities(outputs):

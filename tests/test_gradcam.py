@@ -9,6 +9,7 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 
 import rollNumber_05 as malaria
+from extras import cam_methods, symmetry
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])  # of the six images of the fixture `images`
 
@@ -32,10 +33,13 @@ def mtd():
 # Raw maps
 
 
-def gradcam(mtd, images, score, *arguments):
-    """Raw maps (N, h, w); further arguments are those of GradCAM: layer, method, views."""
-    with malaria.GradCAM(mtd, *arguments) as cam:
-        return cam(images, score)
+METHODS = {"grad": malaria.gradcam_evidence, **cam_methods.METHODS}
+
+
+def gradcam(mtd, images, score, layer=None, method="grad", turn_count=1):
+    """Raw maps (N, h, w), means over the turns of an image."""
+    with malaria.GradCAM(mtd, layer, METHODS[method]) as cam:
+        return cam_methods.mean_over_turns(cam, images, score, turn_count)
 
 
 def captum(forward, layer, images, target=None):
@@ -149,45 +153,40 @@ def test_activations_come_after_the_nonlinearity(mtd, level):
     assert isinstance(mtd.activations(level), nn.LeakyReLU)
 
 
-@pytest.mark.parametrize("number", range(malaria.EXACT_TURNS))
+@pytest.mark.parametrize("number", range(symmetry.EXACT_TURNS))
 def test_a_map_is_turned_back_as_its_image_was_turned(number):
     """Each of the exact turns of an image, taken for a map."""
     images = torch.rand(2, 1, 5, 5)
-    turned = list(itertools.islice(malaria.turns(images), malaria.EXACT_TURNS))[number]
-    assert torch.equal(malaria.turned_back(turned[:, 0], number), images[:, 0])
+    turned = list(itertools.islice(symmetry.turns(images), symmetry.EXACT_TURNS))[number]
+    assert torch.equal(symmetry.turned_back(turned[:, 0], number), images[:, 0])
 
 
 def test_maps_over_views_are_means_of_maps_turned_back(mtd, images):
     """Each as the image lies."""
     score = malaria.class_score(LABELS)
     expected = []
-    views = itertools.islice(malaria.turns(images), malaria.EXACT_TURNS)
+    views = itertools.islice(symmetry.turns(images), symmetry.EXACT_TURNS)
     for number, view in enumerate(views):
-        expected.append(malaria.turned_back(gradcam(mtd, view, score), number))
-    ours = gradcam(mtd, images, score, None, "grad", malaria.EXACT_TURNS)
+        expected.append(symmetry.turned_back(gradcam(mtd, view, score), number))
+    ours = gradcam(mtd, images, score, None, "grad", symmetry.EXACT_TURNS)
     torch.testing.assert_close(ours, torch.stack(expected).mean(0))
 
 
 def test_maps_over_views_turn_with_the_image(mtd, images):
     """By a quarter turn."""
     score = malaria.class_score(LABELS)
-    arguments = (mtd.activations(2), "layer", malaria.EXACT_TURNS)
+    arguments = (mtd.activations(2), "layer", symmetry.EXACT_TURNS)
     maps = gradcam(mtd, images, score, *arguments)
     of_turned = gradcam(mtd, torch.rot90(images, 1, (2, 3)), score, *arguments)
     torch.testing.assert_close(of_turned, torch.rot90(maps, 1, (1, 2)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("views", [0, 9])
-def test_other_numbers_of_views_are_refused(mtd, views):
+def test_other_numbers_of_views_are_refused(mtd, images, views):
     """The further turns need resampling and cannot be turned back exactly."""
+    score = malaria.class_score(LABELS)
     with pytest.raises(ValueError, match=f"turn_count {views}: 1 to 8"):
-        malaria.GradCAM(mtd, turn_count=views)
-
-
-def test_an_unknown_method_is_refused(mtd):
-    """It is not taken for Grad-CAM."""
-    with pytest.raises(KeyError, match="score"):
-        malaria.GradCAM(mtd, method="score")
+        gradcam(mtd, images, score, turn_count=views)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +374,7 @@ def test_a_finer_map_is_the_product_of_a_coarse_one_and_a_fine_one(mtd, images):
     score = malaria.class_score(LABELS)
     product = torch.ones(len(images), 64, 64)
     for level in (0, 2):
-        raw = gradcam(mtd, images, score, mtd.activations(level), "layer", malaria.EXACT_TURNS)
+        raw = gradcam(mtd, images, score, mtd.activations(level), "layer", symmetry.EXACT_TURNS)
         product *= malaria.heat_maps(raw, 64).maps
     expected = malaria.heat_maps(product, 64).maps
     torch.testing.assert_close(malaria.finer_maps(mtd, images, score).maps, expected)

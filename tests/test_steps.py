@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rollNumber_05 as malaria
-from extras import augmentation, classes
+from extras import augmentation, classes, symmetry
 
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])  # of the six images of the fixture `images`
 
@@ -356,7 +356,7 @@ def test_augmentation_is_not_stronger_than_1():
 def views():
     """The views of one random image (1, 3, 32, 32), and the image."""
     image = torch.rand(1, 3, 32, 32)
-    return list(malaria.turns(image)), image
+    return list(symmetry.turns(image)), image
 
 
 def test_there_are_24_views(views):
@@ -382,7 +382,7 @@ def test_the_first_eight_views_are_exact(views):
     """Quarter turns and mirror images, pixel for pixel."""
     turned, image = views
     exact = torch.stack(eight_exact_views(image[0]))
-    assert torch.equal(torch.cat(turned[: malaria.EXACT_TURNS]), exact)
+    assert torch.equal(torch.cat(turned[: symmetry.EXACT_TURNS]), exact)
 
 
 PLACE = torch.linspace(-1, 1, 32)  # of a row or a column
@@ -394,14 +394,14 @@ DISC = (torch.sigmoid(8 * (0.6 - RADIUS)) * WITHIN)[None, None]
 
 def test_a_disc_looks_the_same_in_all_views():
     """They turn about the middle of the image and keep its scale."""
-    for view in malaria.turns(DISC):
+    for view in symmetry.turns(DISC):
         assert largest_difference(view * WITHIN, DISC * WITHIN) < 0.05
 
 
 def test_the_ninth_view_is_turned_by_30_degrees():
     """The centre of mass of a wedge that pointed straight down."""
     wedge = (0.5 * PLACE.abs() < ROW) * DISC
-    turned = list(malaria.turns(wedge))[malaria.EXACT_TURNS] * WITHIN
+    turned = list(symmetry.turns(wedge))[symmetry.EXACT_TURNS] * WITHIN
     across = (turned * PLACE).sum()
     down = (turned * ROW).sum()
     angle = math.degrees(math.atan2(across, down))

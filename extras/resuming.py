@@ -1,0 +1,65 @@
+"""Which settings a run that is resumed may change, and which of a command's flags hold."""
+
+import dataclasses
+
+from extras import UsageError
+from extras.flags import as_flag
+
+# What is done, and where it is written, is the command's: no checkpoint chooses that.
+OF_THE_COMMAND = ("task", "resume", "results_dir", "save_dir", "json", "overwrite", "summary")
+
+
+def merged_settings(now, given, made_with, settled):
+    """The settings of a run that goes on, as a dict.
+
+    now: the Config of the command; given: the flags of it that were written; made_with: {checkpoint
+    file: the settings in it}, of --task all those of both runs; settled: flags whose 0 a run
+    replaces by what it stands for. Raises UsageError if there is no run, or a flag cannot change.
+    """
+    if not made_with:
+        raise UsageError(
+            f"--resume: no run of --task {now.task} to go on with in {now.results_dir}; "
+            "leave --resume out"
+        )
+    first = next(iter(made_with.values()))
+    settings = {**first, **given}
+    # With --task all both runs have to agree with each other and with the flags.
+    for path, settings_then in made_with.items():
+        check_unchanged(path, settings_then, settings, now, settled)
+    for name in OF_THE_COMMAND:
+        settings[name] = getattr(now, name)
+    if now.weights not in ("", first["weights"]):
+        raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
+    settings["weights"] = first["weights"]
+    if now.task == "all":
+        settings["weights"] = ""
+        for name in settled:
+            settings[name] = given.get(name, 0)
+    return settings
+
+
+def check_unchanged(path, made_with, settings, config, settled):
+    """Raise UsageError if a setting that is not changeable differs from a checkpoint's.
+
+    config: any Config, whose fields say what is changeable; settled: see check_settled.
+    """
+    for field in dataclasses.fields(config):
+        name = field.name
+        if field.metadata.get("changeable") or name in settled:
+            continue
+        if settings[name] != made_with[name]:
+            raise UsageError(
+                f"--resume: {path} was made with {as_flag(name, made_with[name])}; "
+                "this cannot change"
+            )
+
+
+def check_settled(path, task, made_with, config, settled):
+    """Raise UsageError if a command's value of a settled flag is another than a checkpoint's.
+
+    made_with: the settings in the checkpoint; 0 in the config stands for any value.
+    """
+    for name in settled:
+        applies = name != "adversarial_every" or task == "mtd"
+        if applies and getattr(config, name) not in (0, made_with[name]):
+            raise UsageError(f"{path}: made with --{name} {made_with[name]}; this cannot change")
