@@ -47,7 +47,7 @@ except ModuleNotFoundError:
 from extras.averages import averaged, update_average
 from extras.command import main, saying_what_is_kept
 from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
-from extras.flags import as_flag, check_flag, flags_of, make_parser
+from extras.flags import check_flag, flags_of, make_parser
 from extras.labels import LABEL_KINDS, MultiLabel, SingleLabel
 from extras.paths import SPLITS
 from extras.pixels import to_images, to_pixels
@@ -426,7 +426,7 @@ def load_data(config, device="cpu", some_may_be_missing=False):
     )
     results = Path(config.results_dir)
     image_sets = extra("image_sets")
-    try:
+    with extra("records").naming_source(config.data_path, config.dataset):
         if image_sets.is_image_set(config.dataset, config.data_path):
             images, index = image_sets.load_image_set(
                 config.dataset, config.data_path, results, settings
@@ -435,11 +435,6 @@ def load_data(config, device="cpu", some_may_be_missing=False):
             images, index = crops.load_crops(
                 config.data_path, results, layout_readers(), settings, config.max_unpacked_gb
             )
-    except extra("records").DataError as error:
-        source = f"--data_path {config.data_path}"
-        if not config.data_path:
-            source = f"--dataset {config.dataset}"
-        raise UsageError(f"{source}: {error}") from error
     return MalariaDataset(torch.from_numpy(images), index, device=device)
 
 
@@ -786,6 +781,13 @@ class MultiTaskDiscriminator(Discriminator):
         return self.label_kind.activation(self(images).class_logits)
 
 
+def norm_of(settings):
+    """The name in NORMS that a config, as a mapping, asks for."""
+    if settings["d_norm"] == "auto":
+        return LOSSES[settings["loss"]].norm
+    return settings["d_norm"]
+
+
 def build_networks(task, settings, num_classes):
     """The generator and the discriminator, or MTD, of a task.
 
@@ -799,9 +801,7 @@ def build_networks(task, settings, num_classes):
         width=settings["g_width"],
         smooth=settings["smooth"],
     )
-    norm = settings["d_norm"]
-    if norm == "auto":
-        norm = LOSSES[settings["loss"]].norm
+    norm = norm_of(settings)
     if task == "gan":
         discriminator = Discriminator(**image, width=settings["d_width"], norm=norm)
     elif task == "mtd":
@@ -1502,23 +1502,12 @@ class Trainer:
         """Go on from a DCGAN's averaged weights and augmentation strength.
 
         What it lacks stays random: the head, and a conditional G's weights of the class.
-        Raises UsageError if its networks are of other sizes.
+        Raises UsageError if its networks are of other sizes or another norm.
         """
         if processes()[1] > 1:  # the first process may still be writing it
             dist.barrier()
         dcgan = load_checkpoint(path, "gan")
-        for name in (
-            "image_size",
-            "channels",
-            "latent_dim",
-            "g_width",
-            "d_width",
-            "smooth",
-            "upsamplings",
-        ):
-            made_with = dcgan.state["config"][name]
-            if made_with != getattr(self.config, name):
-                raise UsageError(f"--weights {path}: made with {as_flag(name, made_with)}")
+        extra("resuming").check_sizes(path, dcgan.state["config"], vars(self.config), norm_of)
         sources = {"generator": dcgan.generator, "discriminator": dcgan.discriminator}
         for name, source in sources.items():
             for network in (self.networks[name], self.averages[name].module):
@@ -1724,13 +1713,7 @@ class EpochReporter:
 
     def write_metrics(self):
         """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
-        history = self.trainer.history
-        columns = list(dict.fromkeys(itertools.chain.from_iterable(history)))
-        table = [columns]
-        for row in history:
-            values = [row.get(name, "") for name in columns]
-            table.append(values)
-        extra("files").save_table(table, self.folder / "metrics.csv")
+        extra("files").save_rows(self.trainer.history, self.folder / "metrics.csv")
 
     def write_samples(self):
         """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""
@@ -1779,26 +1762,9 @@ def print_warning(message):
 
 # ======================================== save and load ========================================
 
-# Raise it when an old file would load and mean something else, or STATE_KEYS change: the weights in
-# saved_models/ have to be converted then. Layers that are missing are refused in any case.
+# Raise it when an old file would load and mean something else, or Trainer.state writes other keys:
+# the weights in saved_models/ have to be converted then. Missing layers are refused in any case.
 CHECKPOINT_FORMAT = 2
-STATE_KEYS = {  # of a checkpoint, which Trainer.state writes
-    "format",
-    "task",
-    "config",
-    "classes",
-    "normalisation",
-    "trained_on",
-    "strength",
-    "epoch",
-    "step",
-    "best",
-    "history",
-    "traces",
-    "weights",
-    "ema",
-    "optimizers",
-}
 
 
 class Checkpoint(NamedTuple):
@@ -1870,8 +1836,6 @@ def check_state(state):
     Raises UsageError or CheckpointError (extras/checkpoints.py).
     """
     checkpoints = extra("checkpoints")
-    missing = STATE_KEYS - set(state)
-    checkpoints.require(not missing, f"it lacks {', '.join(sorted(missing))}")
     checkpoints.check_values(state, StepMetrics._fields)
     config = Config(**state["config"])
     with torch.device("meta"):
@@ -2258,31 +2222,10 @@ def plot_weights(network, path, side_inches=3.4):
     return figure
 
 
-class Judgement(NamedTuple):
-    """Answers about N images: right or not, how sure, and 'true label, answer' in words."""
-
-    is_right: np.ndarray
-    confidence: np.ndarray
-    captions: list[str]
-
-
-def judge(data, probabilities):
-    """The Judgement of answers (N, n) about a dataset."""
-    kind = data.label_kind
-    labels = data.labels.cpu().numpy()
-    answers = kind.answers(probabilities)
-    confidence = kind.confidence(probabilities)
-    captions = []
-    for label, answer, sure in zip(labels, answers, confidence, strict=True):
-        true_name = kind.name(label, data.classes)
-        captions.append(f"true {true_name}\n{kind.name(answer, data.classes)} {sure:.2f}")
-    return Judgement(kind.is_right(answers, labels), confidence, captions)
-
-
 def plot_predictions(folder, data, probabilities, limit=40, columns=8):
     """predictions_right.png and predictions_wrong.png: true label, answer and its probability."""
     drawing = extra("drawing")
-    judgement = judge(data, probabilities)
+    judgement = extra("scores").judge(data, probabilities)
     right = np.flatnonzero(judgement.is_right)
     wrong = np.flatnonzero(~judgement.is_right)
     for name, chosen in (("right", right), ("wrong", wrong)):
@@ -2341,7 +2284,7 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
     mtd = checkpoint.discriminator
     config = checkpoint.state["config"]
     probabilities = calibrated_predictions(checkpoint, test).probabilities
-    judgement = judge(test, probabilities)
+    judgement = extra("scores").judge(test, probabilities)
     for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
         chosen = np.random.default_rng(0).permutation(np.flatnonzero(is_chosen))
         chosen = np.sort(chosen[:limit])
@@ -2447,16 +2390,10 @@ def report_generator(folder, config, data, checkpoint):
     generator = checkpoint.generator
     quality = quality_of(data)
     numbers = measure_quality(generator, data, config.seed + 2)  # not what chose the epoch
-    counts = {split: len(features) for split, features in quality.real.items()}
-    about = {
-        "n": {"generated": GENERATED, **counts},
-        "epoch": checkpoint.state["epoch"],
-        "features": extra("quality").FEATURES,
-    }
+    about = {"epoch": checkpoint.state["epoch"], **quality.about(GENERATED)}
     extra("files").save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-    task = checkpoint.state["task"]
-    print(f"{task}: {GENERATED} generated cells, real {counts}: {text}")
+    print(f"{checkpoint.state['task']}: KID and its kin of {about['n']} cells: {text}")
     low_recall = extra("advice").on_recall(numbers["recall"])
     if low_recall:
         print_warning(low_recall)
@@ -2522,12 +2459,7 @@ def run_gradcam(config, data):
         )
     made_with = checkpoint.state["config"] | {"classes": checkpoint.state["classes"]}
     here = vars(config) | {"classes": data.classes}
-    for name in flags_that_read_data():
-        if here[name] != made_with[name]:
-            raise UsageError(
-                f"{weights}: made with {name} {made_with[name]}, here it is {here[name]}; "
-                f"give --{name} and data to match"
-            )
+    extra("resuming").check_data_flags(weights, made_with, here, flags_that_read_data())
     warn_of_trained_on(weights, set(checkpoint.state["trained_on"]), data)
     folder = Path(config.results_dir, "gradcam")
     plot_gradcam(folder, checkpoint, test, config.seed)
@@ -2651,12 +2583,8 @@ def run(arguments):
     device = pick_device(config.device)
     check_torchrun()
     with extra("processes").process_group(device):
-        rank, world = processes()
-        if rank > 0:  # the first process fills the cache, then the others find it there
-            dist.barrier()
-        data = load_data(config, device)
-        if rank == 0 and world > 1:
-            dist.barrier()
+        with extra("processes").first_process_first():  # it fills the cache for the others
+            data = load_data(config, device)
         run_tasks(config, data)
 
 

@@ -41,6 +41,7 @@ from benchmarks.runs import (
     text_of,
 )
 from extras import classes
+from extras.flags import as_flag
 
 KINDS = ("real", "generated", "both")  # of training cells
 
@@ -79,7 +80,7 @@ def check_source(source, config, data, path):
         made_with = state["config"][name]
         if made_with != getattr(config, name):
             raise malaria.UsageError(
-                f"--weights {path}: made with {malaria.as_flag(name, made_with)}; "
+                f"--weights {path}: made with {as_flag(name, made_with)}; "
                 "the benchmark is about the default"
             )
 

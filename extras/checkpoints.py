@@ -12,6 +12,23 @@ from torch import Tensor, nn
 
 from extras import UsageError
 
+KEYS = {
+    "format",
+    "task",
+    "config",
+    "classes",
+    "normalisation",
+    "trained_on",
+    "strength",
+    "epoch",
+    "step",
+    "best",
+    "history",
+    "traces",
+    "weights",
+    "ema",
+    "optimizers",
+}
 MOST_NAMES = 1_000_000
 MOST_CLASSES = 1000
 MOST_STEPS = 10**12
@@ -49,6 +66,8 @@ def check_values(state, metrics):
 
     metrics: the names of the numbers that a step leaves in the traces.
     """
+    missing = KEYS - set(state)
+    require(not missing, f"it lacks {', '.join(sorted(missing))}")
     task = state["task"]
     require(type(task) is str and task in ("gan", "mtd"), "its task is neither gan nor mtd")
     config = state["config"]

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import stat
 import tempfile
 from pathlib import Path
@@ -37,6 +38,16 @@ def save_table(rows, path):
     """Write rows of values as a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
+    save_text(text.getvalue(), path)
+
+
+def save_rows(rows, path):
+    """Write rows {column: value} as a CSV file; a column is empty where a row lacks it."""
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     save_text(text.getvalue(), path)
 
 

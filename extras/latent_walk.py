@@ -27,7 +27,7 @@ from PIL import Image
 import rollNumber_05 as malaria
 from extras.drawing import grid, save_animation, write_image
 from extras.files import check_folder
-from extras.flags import Parser
+from extras.flags import Parser, as_flag
 from extras.text import text_table
 
 CHOSEN_FROM = 2000  # images among which an MTD finds those of each class, for its mean
@@ -131,7 +131,7 @@ def read_judge(path, checkpoint):
     for name in ("image_size", "channels"):
         if config[name] != checkpoint.state["config"][name]:
             raise malaria.UsageError(
-                f"--mtd {path}: made with {malaria.as_flag(name, config[name])}; "
+                f"--mtd {path}: made with {as_flag(name, config[name])}; "
                 "give one that fits --weights"
             )
     return Judge(own.discriminator, own.state["classes"], config["view"])

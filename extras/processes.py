@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import Sampler
 
+from extras.devices import processes
+
 
 @contextlib.contextmanager
 def process_group(device):
@@ -28,6 +30,17 @@ def process_group(device):
     dist.init_process_group(backend, timeout=datetime.timedelta(hours=6))
     yield
     dist.destroy_process_group()  # not after an error: the others may wait, torchrun ends them
+
+
+@contextlib.contextmanager
+def first_process_first():
+    """The other processes run the block when the first one has."""
+    rank, world = processes()
+    if rank > 0:
+        dist.barrier()
+    yield
+    if rank == 0 and world > 1:
+        dist.barrier()
 
 
 class ProcessBatches(Sampler):

@@ -54,6 +54,11 @@ class Quality:
             features.append(self.network.extract_features(batch).mean((2, 3)).cpu())
         return torch.cat(features)
 
+    def about(self, count):
+        """What is compared by which features, as plain values; count: of the generated cells."""
+        counts = {split: len(features) for split, features in self.real.items()}
+        return {"n": {"generated": count, **counts}, "features": FEATURES}
+
     def labels(self, count):
         """Labels for `count` generated images: the training cells', in their proportions."""
         return self.parts["train"].labels.cpu()[self.spread(count)]

@@ -1,14 +1,27 @@
 """What travels between the readers of data: boxes, cells, annotations, fields, problems."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import NamedTuple
+
+from extras import UsageError
 
 FRACTIONS = (1, 1)  # the frame of a box in fractions of the image
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message is one line, without the name of the data folder."""
+
+
+@contextlib.contextmanager
+def naming_source(data_path, dataset):
+    """A DataError inside the block becomes a UsageError that names the flag of the data."""
+    try:
+        yield
+    except DataError as error:
+        source = f"--data_path {data_path}" if data_path else f"--dataset {dataset}"
+        raise UsageError(f"{source}: {error}") from error
 
 
 class Box(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which settings a run that is resumed may change, and which of a command's flags hold."""
+"""Whether a checkpoint goes with a command: what may change when a run is resumed, what may not."""
 
 import dataclasses
 
@@ -7,6 +7,9 @@ from extras.flags import as_flag
 
 # What is done, and where it is written, is the command's: no checkpoint chooses that.
 OF_THE_COMMAND = ("task", "resume", "results_dir", "save_dir", "json", "overwrite", "summary")
+
+# What has to be equal for the weights of one network to fit another.
+SIZES = ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth", "upsamplings")
 
 
 def merged_settings(now, given, made_with, settled):
@@ -63,3 +66,26 @@ def check_settled(path, task, made_with, config, settled):
         applies = name != "adversarial_every" or task == "mtd"
         if applies and getattr(config, name) not in (0, made_with[name]):
             raise UsageError(f"{path}: made with --{name} {made_with[name]}; this cannot change")
+
+
+def check_sizes(path, made_with, settings, norm_of):
+    """Raise UsageError unless networks made with some settings fit those of another config.
+
+    norm_of: settings -> the name of D's norm.
+    """
+    for name in SIZES:
+        if made_with[name] != settings[name]:
+            raise UsageError(f"--weights {path}: made with {as_flag(name, made_with[name])}")
+    norm = norm_of(made_with)
+    if norm != norm_of(settings):
+        raise UsageError(f"--weights {path}: made with {as_flag('d_norm', norm)}")
+
+
+def check_data_flags(path, made_with, settings, names):
+    """Raise UsageError unless the settings on which crops depend are those of a checkpoint."""
+    for name in names:
+        if settings[name] != made_with[name]:
+            raise UsageError(
+                f"{path}: made with {name} {made_with[name]}, here it is {settings[name]}; "
+                f"give --{name} and data to match"
+            )

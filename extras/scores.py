@@ -1,6 +1,7 @@
 """How right a classifier's answers are."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,3 +60,24 @@ def balanced_accuracy(matrices):
         variances += (recalls * (1 - recalls) / support).tolist()
     standard_error = math.sqrt(sum(variances)) / max(1, len(variances))
     return float(np.mean(means)), standard_error
+
+
+class Judgement(NamedTuple):
+    """Answers about N images: right or not, how sure, and 'true label, answer' in words."""
+
+    is_right: np.ndarray
+    confidence: np.ndarray
+    captions: list[str]
+
+
+def judge(data, probabilities):
+    """The Judgement of answers (N, n) about a dataset."""
+    kind = data.label_kind
+    labels = data.labels.cpu().numpy()
+    answers = kind.answers(probabilities)
+    confidence = kind.confidence(probabilities)
+    captions = []
+    for label, answer, sure in zip(labels, answers, confidence, strict=True):
+        true_name = kind.name(label, data.classes)
+        captions.append(f"true {true_name}\n{kind.name(answer, data.classes)} {sure:.2f}")
+    return Judgement(kind.is_right(answers, labels), confidence, captions)

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 import rollNumber_05 as malaria
 from benchmarks import classifier_scores
 from extras import crops, drawing
+from extras.flags import as_flag
 from extras.records import DataError
 from report import figures
 
@@ -64,7 +65,7 @@ def run_benchmarks(data_path, out, weights):
     made_with = malaria.read_state(weights / "gan.pt")["config"]
     flags = ["--conditional", "--weights", weights / "gan.pt"]
     for name in ("latent_dim", "g_width", "d_width", "smooth"):
-        flags += malaria.as_flag(name, made_with[name]).split()
+        flags += as_flag(name, made_with[name]).split()
     train("mtd", data_path, out / "conditional", *flags)
     # The report is about its generator; best.pt would be the head's best epoch.
     conditional = weights / "conditional.pt"
@@ -154,7 +155,7 @@ def flags_of_data(runs, quick):
     for name in DATA_FLAGS:
         if mtd[name] != dcgan[name]:
             raise malaria.UsageError(
-                f"{runs}: gan was made with {malaria.as_flag(name, dcgan[name])}, mtd with "
+                f"{runs}: gan was made with {as_flag(name, dcgan[name])}, mtd with "
                 f"{mtd[name]}; the report needs them alike"
             )
     if mtd["view"] == "field":
@@ -167,7 +168,7 @@ def flags_of_data(runs, quick):
     if flags and not quick:
         name, value = next(iter(flags.items()))
         raise malaria.UsageError(
-            f"{runs / 'mtd'}: made with {malaria.as_flag(name, value)}, the benchmarks are about "
+            f"{runs / 'mtd'}: made with {as_flag(name, value)}, the benchmarks are about "
             "the default flags; give --quick, or move the runs away"
         )
     return flags

@@ -21,6 +21,7 @@ from torch import nn
 import rollNumber_05 as malaria
 from benchmarks import heatmaps, sweep
 from extras import crops, drawing, more_plots
+from extras import scores as scoring
 from extras.layers import trace_layers
 from report import numbers
 
@@ -457,7 +458,7 @@ def draw_panels(data, weights, out, kinds=("right", "wrong", "real_fake")):
     mtd = checkpoint.discriminator
     test = data.split("test")
     probabilities = malaria.calibrated_predictions(checkpoint, test).probabilities
-    judgement = malaria.judge(test, probabilities)
+    judgement = scoring.judge(test, probabilities)
     for name, is_chosen in (("right", judgement.is_right), ("wrong", ~judgement.is_right)):
         if name not in kinds:
             continue

@@ -302,7 +302,8 @@ def dcgan(tmp_path):
 
 def small_mtd(**flags):
     """A new Trainer of an MTD that fits on the small DCGAN."""
-    config = malaria.Config(image_size=28, g_width=16, d_width=16, **flags)
+    sizes = {"image_size": 28, "g_width": 16, "d_width": 16}
+    config = malaria.Config(**{**sizes, **flags})
     return malaria.Trainer("mtd", config, classes.STAGES, "cpu")
 
 
@@ -371,10 +372,19 @@ def test_an_mtd_cannot_start_from_an_mtd(tmp_path):
         small_mtd().start_from(tmp_path / "mtd.pt")
 
 
-def test_an_mtd_of_other_layers_cannot_start_from_a_dcgan(dcgan, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "made_with"),
+    [
+        ({"smooth": False}, "--smooth"),
+        ({"d_width": 32}, "--d_width 16"),
+        ({"d_norm": "instance"}, "--d_norm batch"),
+        ({"loss": "wgan-gp"}, "--d_norm batch"),  # whose D has none
+    ],
+)
+def test_an_mtd_of_other_layers_cannot_start_from_a_dcgan(dcgan, tmp_path, setting, made_with):
     """The line says what the DCGAN was made with."""
-    with pytest.raises(malaria.UsageError, match="made with --smooth"):
-        small_mtd(smooth=False).start_from(tmp_path / "gan.pt")
+    with pytest.raises(malaria.UsageError, match=f"made with {made_with}"):
+        small_mtd(**setting).start_from(tmp_path / "gan.pt")
 
 
 # How often real is told from fake
