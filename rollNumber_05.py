@@ -258,7 +258,10 @@ class Config:
         False, "let a finished run replace weights that are already in --save_dir", changeable=True
     )
     measure_every: int = output_flag(
-        10, "epochs between measurements of the generated cells", low=1, changeable=True
+        10,
+        "epochs between measurements of the generated cells; the last is measured too",
+        low=1,
+        changeable=True,
     )
     tensorboard: bool = output_flag(
         False, "write TensorBoard events too (pip install tensorboard)", changeable=True
@@ -1189,6 +1192,7 @@ class Trainer:
 
         self.strength = torch.zeros((), device=self.device)  # of the augmentation
         self.rate_factor = 1.0  # of all learning rates
+        self.epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
         self.epoch = 0
         self.saved_epoch = 0  # the one that is in last.pt
         self.step = 0
@@ -1537,11 +1541,11 @@ def adversarial_interval(task, config):
     return 16 if starts_from_dcgan and not config.is_demo and not config.conditional else 1
 
 
-def restore(trainer, config, epochs):
+def restore(trainer, config):
     """Give a new Trainer what it goes on from: a checkpoint, or the weights of a DCGAN, or nothing.
 
-    epochs: how many there are to be. Raises UsageError if the checkpoint is of other data or
-    another setting of SETTLED, or, one from elsewhere, has as many epochs already.
+    Raises UsageError if the checkpoint is of other data or another setting of SETTLED, or, one from
+    elsewhere, has as many epochs already.
     """
     path = resume_path(config, trainer.task)
     if path is None:
@@ -1562,9 +1566,10 @@ def restore(trainer, config, epochs):
     trainer.load(state)
     if path != last_checkpoint(config, trainer.task):
         trainer.best = -math.inf  # its best epoch is in another folder
-        if trainer.epoch >= epochs:
+        if trainer.epoch >= trainer.epochs:
             raise UsageError(
-                f"{path}: has {trainer.epoch} of {epochs} epochs already; give more --epochs"
+                f"{path}: has {trainer.epoch} of {trainer.epochs} epochs already; "
+                "give more --epochs"
             )
 
 
@@ -1581,8 +1586,7 @@ def train(task, config, data):
     extra("checks").check_trainable(task, data)
     extra("checks").check_packages(config)
     trainer = Trainer(task, config, data.classes, data.device)
-    epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
-    restore(trainer, config, epochs)
+    restore(trainer, config)
     trainer.wrap_in_ddp()
     folder = last_checkpoint(config, task).parent
     if is_first_process():
@@ -1592,12 +1596,12 @@ def train(task, config, data):
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         extra("run_folder").write_about(folder, own_path().name, task, trainer.config, data)
         warn_of_trained_on(task, trainer.trained_on, data)
-    run_epochs(trainer, data, epochs)
+    run_epochs(trainer, data)
     return trainer, folder
 
 
-def run_epochs(trainer, data, epochs):
-    """Train up to a number of epochs; the first process validates, saves and logs each."""
+def run_epochs(trainer, data):
+    """Train up to the last epoch; the first process validates, saves and logs each."""
     config = trainer.config
     rank, world = processes()
     cells = data.split("train")
@@ -1613,7 +1617,7 @@ def run_epochs(trainer, data, epochs):
     if rank > 0:
         no_bar = True
     bar = tqdm(
-        total=images * epochs,
+        total=images * trainer.epochs,
         initial=images * trainer.epoch,
         unit="img",
         unit_scale=True,
@@ -1621,9 +1625,9 @@ def run_epochs(trainer, data, epochs):
         disable=no_bar,
     )
     last = last_checkpoint(config, trainer.task)
-    with bar, saying_what_is_kept(trainer, epochs, last):
-        while trainer.epoch < epochs:
-            trainer.set_rates(trainer.epoch / epochs)
+    with bar, saying_what_is_kept(trainer, last):
+        while trainer.epoch < trainer.epochs:
+            trainer.set_rates(trainer.epoch / trainer.epochs)
             row = trainer.train_epoch(cells, steps, bar)
             if reporter:
                 line = reporter.finish_epoch(row)
@@ -1645,7 +1649,8 @@ class EpochReporter:
         """Add to an epoch's row what was measured after it; returns whether it is the best."""
         trainer = self.trainer
         is_best = False
-        if trainer.epoch % trainer.config.measure_every == 0:
+        is_last = trainer.epoch == trainer.epochs
+        if is_last or trainer.epoch % trainer.config.measure_every == 0:
             generator = trainer.averages["generator"].module
             row |= measure_quality(generator, self.data, trainer.config.seed + 1)
             if trainer.task == "gan":
@@ -2553,7 +2558,7 @@ def train_and_report(task, config, data):
         return
     with extra("run_folder").held(last_checkpoint(config, task).parent):
         trainer, folder = train(task, config, data)
-        with saying_what_is_kept(trainer, trainer.epoch, folder / "last.pt"):
+        with saying_what_is_kept(trainer, folder / "last.pt"):
             report_run(trainer, folder, data)
 
 
@@ -2580,6 +2585,8 @@ def run(arguments):
         print_layers(config)
         return
     extra("checks").check_output_folders(config)
+    if config.weights and not config.resume:  # told before the data is read, which can take long
+        load_checkpoint(config.weights, "gan" if config.task == "mtd" else "mtd")
     device = pick_device(config.device)
     check_torchrun()
     with extra("processes").process_group(device):

@@ -341,19 +341,20 @@ def run_data(flags):
     settings["classes"] = ",".join(checkpoint.state["classes"])
     settings["max_pixels"] = made_with["max_pixels"]
     config = malaria.Config(**settings, data_path=flags.data_path)
-    splits = malaria.SPLITS if flags.split == "all" else (flags.split,)
+    split = flags.split or "test"
+    splits = malaria.SPLITS if split == "all" else (split,)
     data = malaria.load_data(config, device, some_may_be_missing=True).split(*splits)
     if not len(data):
-        raise UsageError(f"--split {flags.split}: no images of {', '.join(data.classes)} in it")
+        raise UsageError(f"--split {split}: no images of {', '.join(data.classes)} in it")
     malaria.warn_of_trained_on(flags.weights, set(checkpoint.state["trained_on"]), data)
     found = malaria.calibrated_predictions(checkpoint, data)
     scores = malaria.evaluate(data, found.probabilities)
     if flags.json:
         names = ("n", "accuracy", "balanced_accuracy", "per_class", "confusion_matrix", "classes")
-        print(json.dumps({"split": flags.split} | {name: scores[name] for name in names}))
+        print(json.dumps({"split": split} | {name: scores[name] for name in names}))
         return
     accuracy = f"accuracy {scores['accuracy']:.3f}, balanced {scores['balanced_accuracy']:.3f}"
-    print(f"{flags.split}: n {scores['n']}, {accuracy}")
+    print(f"{split}: n {scores['n']}, {accuracy}")
     rows = [["class", "precision", "recall", "f1", "support"]]
     for name, values in scores["per_class"].items():
         numbers = [f"{values[column]:.3f}" for column in rows[0][1:4]]
@@ -382,7 +383,7 @@ def make_parser():
     add("--image", help="an image, or a folder of images, or of folders of them")
     add("--gradcam", metavar="OUT.png", help="with --image: a sheet of heat maps")
     add("--data_path", help="a data set (folder or zip) to be scored on")
-    add("--split", default="test", choices=(*malaria.SPLITS, "all"), help="default: test")
+    add("--split", choices=(*malaria.SPLITS, "all"), help="of --data_path (default: test)")
     return parser
 
 
@@ -392,10 +393,10 @@ def check_flags(flags):
         if not low <= getattr(flags, name) <= high:
             raise UsageError(f"--{name} {getattr(flags, name)}: give {low} to {high}")
     if flags.model == "gan":
-        of_mtd = (flags.image, flags.data_path, flags.gradcam)
+        of_mtd = (flags.image, flags.data_path, flags.gradcam, flags.split)
         if any(of_mtd):
             raise UsageError(
-                "--model gan needs no --image, --gradcam or --data_path; --model mtd does"
+                "--model gan needs no --image, --gradcam, --data_path or --split; --model mtd does"
             )
         return
     if flags.label:
@@ -404,6 +405,8 @@ def check_flags(flags):
         raise UsageError("--gradcam goes with --image: whose heat maps are drawn")
     if flags.noise:
         raise UsageError("--noise goes with --model gan: what its images are made of")
+    if flags.split and not flags.data_path:
+        raise UsageError("--split goes with --data_path: which part of the data is scored")
     if bool(flags.image) == bool(flags.data_path):
         raise UsageError(
             "--model mtd needs one of --image FILE_OR_FOLDER and --data_path DIR_OR_ZIP, not both"

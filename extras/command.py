@@ -8,17 +8,18 @@ from extras.files import in_words
 
 
 @contextlib.contextmanager
-def saying_what_is_kept(trainer, epochs, last):
+def saying_what_is_kept(trainer, last):
     """Whatever ends the block too early says as well which epoch of a Trainer's is saved.
 
-    epochs: how many there are to be; last: the checkpoint of the latest.
+    last: the checkpoint of the latest.
     """
     try:
         yield
     except (KeyboardInterrupt, RuntimeError, OSError) as error:
         kept = "no epoch was finished"
         if trainer.saved_epoch:
-            kept = f"epoch {trainer.saved_epoch} of {epochs} is in {last}, --resume goes on with it"
+            number = f"epoch {trainer.saved_epoch} of {trainer.epochs}"
+            kept = f"{number} is in {last}, --resume goes on with it"
         stopped = signals.stopped_behind(error)
         if stopped:
             raise type(stopped)(stopped.args[0], f"{trainer.task}: {kept}") from error

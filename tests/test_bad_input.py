@@ -178,6 +178,7 @@ RUNS = [  # appended to a run of one step on the data `good`; what the error mus
     ("--task gradcam --weights malicious.pt", "malicious.pt"),
     ("--task gradcam --weights cut.pt", "cut.pt"),
     ("--task gradcam --weights good", "good"),
+    ("--task mtd --weights note.txt --data_path nowhere", "note.txt"),  # before data are read
     ("--task mtd --weights trained/gan.pt --latent_dim 50", "--latent_dim"),
     ("--task mtd --weights nothing.pt", "nothing.pt"),
     ("--task gan --resume", "--resume"),

@@ -535,16 +535,17 @@ def test_the_mtds_kept_epoch_is_the_latest_within_a_standard_error(
 def test_the_dcgans_kept_epoch_has_the_lowest_kid(
     tmp_path, small_data, monkeypatch, run_script, without_reports
 ):
-    """To the training cells, of the measured epochs."""
-    distances = iter([3.0, 1.0, 2.0])
+    """To the training cells, of the measured epochs: 2, 4, 6 and the last."""
+    distances = iter([3.0, 1.0, 2.0, 4.0])
 
     def scripted_quality(generator, data, seed):
         return {"kid_train": next(distances)}
 
     monkeypatch.setattr(malaria, "measure_quality", scripted_quality)
-    flags = ("--task", "gan", "--data_path", small_data, *TINY, "--epochs", 6, "--measure_every", 2)
+    flags = ("--task", "gan", "--data_path", small_data, *TINY, "--epochs", 7, "--measure_every", 2)
     assert run_script(*flags, cwd=tmp_path).returncode == 0
     assert best_epoch(tmp_path, "gan") == 4
+    assert list(distances) == []
 
 
 # Earlier runs and weights stay

@@ -412,6 +412,8 @@ def test_weights_of_other_layers_are_refused(program, demo):
         ("--model mtd --image nowhere.png", "nowhere.png"),
         ("--model mtd --image " + "x" * 300, "xxx"),
         ("--model mtd --data_path nowhere", "nowhere"),
+        ("--model mtd --image a.png --split val", "--split"),
+        ("--model gan --split val", "--split"),
         ("--model mtd --image a.png --data_path b", "--image"),
         ("--model mtd --image a.png --label ring", "--label"),
         ("--model mtd --weights saved_models/gan.pt --image a.png", "saved_models/gan.pt"),
