@@ -7,8 +7,9 @@
 Results go to results/<task>/, weights to saved_models/. README.txt says what is what.
 
 Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
-Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in extras/, loaded
-where it is used: finding and cutting crops, other layouts, dealing splits, augmentation, measures.
+Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in extras/: finding
+and cutting crops, other layouts, dealing splits, augmentation, measures. What needs torch alone is
+imported at the top, all else where it is used, through extra().
 """
 
 import contextlib
@@ -45,7 +46,7 @@ except ModuleNotFoundError:
     print("error: the folder extras/ is not beside this script; copy it too", file=sys.stderr)
     sys.exit(2)
 from extras.averages import averaged, update_average
-from extras.command import main, saying_what_is_kept
+from extras.command import leave, main, saying_what_is_kept
 from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
 from extras.flags import check_flag, flags_of, make_parser
 from extras.labels import LABEL_KINDS, MultiLabel, SingleLabel
@@ -67,10 +68,10 @@ def own_path():
 
 @functools.cache
 def extra(name):
-    """The module extras/NAME.py, imported where it is used. Raises UsageError if it does not."""
+    """The module extras/NAME.py. Raises UsageError if it, or a package it needs, is missing."""
     try:
         return importlib.import_module(f"extras.{name}")
-    except ImportError as error:  # a package is missing, or a library that it needs
+    except ImportError as error:
         raise UsageError(
             f"extras/{name}.py does not import ({error}); pip install -r requirements.txt"
         ) from error
@@ -281,7 +282,8 @@ class Config:
         most = len(SIDES[self.image_size])
         if self.upsamplings > most:
             raise UsageError(
-                f"--upsamplings {self.upsamplings}: from 4x4 to {self.image_size} pixels are {most}"
+                f"--upsamplings {self.upsamplings}: at most {most} with "
+                f"--image_size {self.image_size}"
             )
 
     @property
@@ -400,7 +402,7 @@ def read_class_folders(folder):
     for (class_name, _), path in unique.items():
         if class_name not in class_names:
             folder.problem(path, f"{class_name} of test is no class: train has none")
-        elif len(class_names) > 1:
+        elif len(class_names) > 1:  # one folder of images alone is no set of classes
             yield folder.annotation(path, [path.name], [(class_name, None)])
 
 
@@ -508,11 +510,14 @@ class MalariaDataset(Dataset):
         return self.label_kind.multi_hot(self.labels, len(self.classes))
 
     def sampling_weights(self):
-        """(N,) weights that make every class equally likely; an image counts for its rarest."""
+        """(N,) weights that make every class equally likely; an image counts for its rarest.
+
+        Images of no class weigh as much as the others on average: they stay as likely as they are.
+        """
         hot = self.multi_hot()
         weights = (hot / hot.sum(0).clamp(min=1)).amax(1)
-        has_none = hot.sum(1) == 0  # together these are as likely as their share of all images
-        return weights + has_none / len(hot)
+        has_none = hot.sum(1) == 0
+        return weights + has_none * weights.sum() / (~has_none).sum().clamp(min=1)
 
     def counts(self):
         """{split: {"images": fields, "cells": {class: n}}}, as --task data reports it."""
@@ -595,28 +600,6 @@ def initialise(module):
         nn.init.zeros_(module.bias)
 
 
-class SmoothConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution, then the fixed filter (1 2 1)/4 along both sides.
-
-    It takes out the checkerboard that a stride of 2 leaves (Odena et al. 2016, "Deconvolution and
-    checkerboard artifacts"; Karras et al. 2019, app. C). Edges are repeated.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        # On the CPU even inside torch.device("meta"): no checkpoint brings these numbers.
-        line = torch.tensor([1.0, 2.0, 1.0], device="cpu") / 4
-        kernel = line.outer(line).repeat(self.out_channels, 1, 1, 1)
-        self.register_buffer("kernel", kernel, persistent=False)  # the same in every network
-
-    def forward(self, maps):
-        """(B, c_in, h, w) -> (B, c_out, H, W)."""
-        maps = super().forward(maps)
-        with torch.autocast(maps.device.type, enabled=False):  # it would pad in float32
-            maps = F.pad(maps, (1, 1, 1, 1), "replicate")
-            return F.conv2d(maps, self.kernel.to(maps.dtype), groups=self.out_channels)
-
-
 class Generator(nn.Module):
     """Noise to image: linear -> width x 4 x 4 -> transposed convolutions, ReLU -> tanh.
 
@@ -647,18 +630,21 @@ class Generator(nn.Module):
             nn.BatchNorm2d(width),
             nn.ReLU(),
         )
-        upsample = SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
+        upsample = extra("smoothing").SmoothConvTranspose2d if smooth else nn.ConvTranspose2d
         blocks = []
         for (small, c_in), (large, c_out) in itertools.pairwise(plan):
             kernel = kernel_size(small, large)
             blocks += [
-                upsample(c_in, c_out, kernel, 2, 1, bias=False),  # (B, c_out, large, large)
+                upsample(
+                    c_in, c_out, kernel, stride=2, padding=1, bias=False
+                ),  # (B, c_out, large, large)
                 nn.BatchNorm2d(c_out),
                 nn.ReLU(),
             ]
         side, c_in = plan[-1]
+        kernel = kernel_size(side, image_size)
         blocks += [
-            upsample(c_in, channels, kernel_size(side, image_size), 2, 1),  # (B, C, S, S)
+            upsample(c_in, channels, kernel, stride=2, padding=1),  # (B, C, S, S)
             nn.Tanh(),
         ]
         self.blocks = nn.Sequential(*blocks)
@@ -705,13 +691,16 @@ class Discriminator(nn.Module):
         super().__init__()
         plan = layer_plan(image_size, width, upsamplings)[::-1]
         side, c_out = plan[0]
+        kernel = kernel_size(side, image_size)
         blocks = [
-            nn.Conv2d(channels, c_out, kernel_size(side, image_size), 2, 1),  # (B, c_out, S/2, S/2)
+            nn.Conv2d(channels, c_out, kernel, stride=2, padding=1),  # (B, c_out, S/2, S/2)
             nn.LeakyReLU(0.2),
         ]
         for (large, c_in), (small, c_out) in itertools.pairwise(plan):
+            kernel = kernel_size(small, large)
+            has_bias = norm == "none"  # a norm takes it out
             blocks += [
-                nn.Conv2d(c_in, c_out, kernel_size(small, large), 2, 1, bias=norm == "none"),
+                nn.Conv2d(c_in, c_out, kernel, stride=2, padding=1, bias=has_bias),
                 NORMS[norm](c_out),  # (B, c_out, small, small)
                 nn.LeakyReLU(0.2),
             ]
@@ -721,8 +710,8 @@ class Discriminator(nn.Module):
         self.real_fake = nn.Conv2d(width, 1, self.last_side)  # (B, 1, 1, 1)
         self.apply(initialise)
 
-    def activations(self, level):
-        """The module whose output are the feature maps so many levels before the heads.
+    def feature_layer(self, level):
+        """The layer whose output is the feature maps so many levels before the heads.
 
         Level 0 is the last, 4x4 (larger with fewer upsamplings), 1 is 8x8, 2 is 16x16; of images of
         28 pixels, 4, 7 and 14.
@@ -849,8 +838,8 @@ def frozen_statistics(model):
 
 
 # ============================================ losses ============================================
-# J(D) and J(G) are pure functions of logits (B,); two terms that are added to them follow. J(C) is
-# in SingleLabel and MultiLabel.
+# J(D) and J(G) are pure functions of logits (B,); two terms that may be added to them follow, then
+# J(C), of class logits (N, n) and labels.
 
 
 def bce_discriminator_loss(real_logits, fake_logits):
@@ -899,8 +888,8 @@ def gradient_penalty(discriminator, real, fake):
     """
     mix = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = torch.lerp(real, fake, mix).requires_grad_(True)
-    scores = discriminator(between).real_logits
-    (gradients,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+    logits = discriminator(between).real_logits
+    (gradients,) = torch.autograd.grad(logits.sum(), between, create_graph=True)
     return (gradients.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -911,6 +900,19 @@ def feature_distance(real_maps, fake_maps):
     """
     difference = real_maps.float().mean(0) - fake_maps.float().mean(0)
     return difference.square().sum()
+
+
+def single_label_loss(logits, labels, smoothing=0.0):
+    """J(C) of one class an image, labels int64 (N,): cross-entropy of the softmax, mean in nats."""
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def multi_label_loss(logits, labels, smoothing=0.0):
+    """J(C) of labels (N, n) of 0 and 1: binary cross-entropy of the sigmoid, mean in nats."""
+    return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
+
+
+CLASS_LOSSES = {SingleLabel: single_label_loss, MultiLabel: multi_label_loss}
 
 
 class AdversarialLoss(NamedTuple):
@@ -977,7 +979,7 @@ LOSSES = {
 
 
 class DiscriminatorStep(NamedTuple):
-    """What an update of D says: J(D), J(C) (0 without labels), real and fake logits, detached."""
+    """What an update of D says, detached; J(D) has its penalty, J(C) is 0 without labels."""
 
     loss_d: Tensor
     loss_c: Tensor
@@ -992,7 +994,7 @@ def discriminator_step(
     fake,
     *,
     loss="bce",
-    label_loss=SingleLabel.loss,
+    label_loss=single_label_loss,
     labels=None,
     head_images=None,
     class_weight=1.0,
@@ -1000,7 +1002,8 @@ def discriminator_step(
     """Update D once: min J(D), with labels min J(D) + class_weight * J(C).
 
     real, fake: images (B, C, S, S) in [-1, 1].
-    labels: those of head_images (N, C, S, S), or, if there are none, of the real images.
+    labels: classes of head_images (N, C, S, S), of the real images if head_images is None; without
+    labels no head is trained.
     label_loss: J(C) of class logits and labels.
     Returns DiscriminatorStep(loss_d, loss_c, real_logits, fake_logits).
     """
@@ -1039,7 +1042,7 @@ def generator_step(
     fake,
     *,
     loss="bce",
-    label_loss=SingleLabel.loss,
+    label_loss=single_label_loss,
     labels=None,
     real=None,
     feature_matching=0.0,
@@ -1071,15 +1074,17 @@ def generator_step(
     return loss_g.detach()
 
 
-def classifier_step(mtd, optimizer, images, labels, *, label_loss=SingleLabel.loss, class_weight=1):
+def classifier_step(
+    mtd, optimizer, images, labels, *, label_loss=single_label_loss, class_weight=1
+):
     """Update an MTD once without the adversarial task: min class_weight * J(C).
 
-    images: (B, C, S, S) in [-1, 1] with their labels. Returns J(C), detached.
+    images: (B, C, S, S) in [-1, 1] with their labels. The real/fake head gets a gradient of zero,
+    for several processes wait for one of every weight; Adam's momentum still moves it a little.
+    Returns J(C), detached.
     """
     output = mtd(images)
     loss_c = label_loss(output.class_logits, labels)
-    # Several processes wait for a gradient of every weight, so the other head gets one of zero;
-    # Adam's momentum still moves it a little.
     unused = 0 * output.real_logits.sum()
 
     optimizer.zero_grad()
@@ -1118,7 +1123,7 @@ class StepData(NamedTuple):
 
     adversarial: Batch | None
     head: Batch | None
-    trains_generator: bool = True
+    trains_generator: bool = False
 
 
 def adam(parameters, lr, beta1, beta2):
@@ -1166,8 +1171,7 @@ class Trainer:
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        # What stands for something else is settled at the start; a run that is resumed keeps it.
-        self.config = dataclasses.replace(
+        self.config = dataclasses.replace(  # the flags of SETTLED; a run that is resumed keeps them
             config,
             adversarial_every=adversarial_interval(task, config),
             d_steps=config.d_steps or LOSSES[config.loss].d_steps,
@@ -1224,15 +1228,15 @@ class Trainer:
 
     def label_loss(self, logits, labels):
         """J(C) of labelled images."""
-        return self.label_kind.loss(logits, labels, self.config.label_smoothing)
+        return CLASS_LOSSES[self.label_kind](logits, labels, self.config.label_smoothing)
 
     def draw_fakes(self, labels, count):
         """`count` images of G for new noise, with G's graph, and for a conditional G of labels."""
         noise = torch.randn(count, self.config.latent_dim, device=self.device)
-        with self.autocast():  # a block of its own: one block would keep stale casts of weights
+        with self.autocast():  # a block of its own: its cache of casts is of weights before a step
             return self.parallel["generator"](noise, labels)
 
-    def set_rates(self, done):
+    def set_rate_factor(self, done):
         """Set the factor of all learning rates after a share `done` in [0, 1) of the epochs.
 
         It is 1, and falls in a line over the last --lr_decay of them.
@@ -1240,7 +1244,7 @@ class Trainer:
         decay = self.config.lr_decay
         self.rate_factor = min(1.0, (1 - done) / decay) if decay else 1.0
 
-    def set_rate(self, name, lr):
+    def apply_rate(self, name, lr):
         """Set one network's learning rate: lr times the factor."""
         self.optimizers[name].param_groups[0]["lr"] = self.rate_factor * lr
 
@@ -1248,11 +1252,11 @@ class Trainer:
         """Move the average of a network that has just learnt."""
         update_average(self.averages[name], self.networks[name], self.config.ema)
 
-    def adversarial_step(self, real, head, trains_generator=True, last=None):
+    def adversarial_step(self, real, head, trains_generator=True, previous=None):
         """One update of D, with its head if there is one, and one of G, if it is its turn.
 
-        real, head, trains_generator: as in StepData. last: the StepMetrics of the step before,
-        which has J(G) of a step that leaves G as it is. Returns StepMetrics.
+        real, head: Batches, and trains_generator, as in StepData. previous: the StepMetrics of the
+        step before, which has J(G) of a step that leaves G as it is. Returns StepMetrics.
         """
         config = self.config
         labels = None
@@ -1268,7 +1272,7 @@ class Trainer:
             real_images, fake = self.augmented(*groups)
         else:
             real_images, fake, head_images = self.augmented(*groups, (head.images, HEAD_STRENGTH))
-        self.set_rate("discriminator", config.lr_d)
+        self.apply_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
                 self.parallel["discriminator"],
@@ -1284,7 +1288,7 @@ class Trainer:
         if trains_generator:
             loss_g = self.train_generator(real_images, fake, g_labels)
         else:
-            loss_g = last.loss_g
+            loss_g = previous.loss_g
         adversarial_loss = LOSSES[config.loss]
         if config.augment and adversarial_loss.boundary is not None:
             margins = d_step.real_logits - adversarial_loss.boundary
@@ -1303,7 +1307,7 @@ class Trainer:
         config = self.config
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
             [fake] = self.augmented((self.draw_fakes(labels, len(real)), self.strength))
-        self.set_rate("generator", config.lr_g)
+        self.apply_rate("generator", config.lr_g)
         with self.autocast():
             loss_g = generator_step(
                 self.networks["discriminator"],  # not parallel: its own gradients are off here
@@ -1318,12 +1322,12 @@ class Trainer:
         self.average("generator")
         return loss_g
 
-    def head_step(self, head, last):
+    def head_step(self, head, previous):
         """One update of the MTD on J(C) alone.
 
-        Returns StepMetrics whose adversarial losses are those of `last`.
+        Returns StepMetrics whose adversarial losses are those of `previous`.
         """
-        self.set_rate("discriminator", self.config.lr_c)
+        self.apply_rate("discriminator", self.config.lr_c)
         [images] = self.augmented((head.images, HEAD_STRENGTH))
         with self.autocast():
             loss_c = classifier_step(
@@ -1335,7 +1339,7 @@ class Trainer:
                 class_weight=self.config.class_weight,
             )
         self.average("discriminator")
-        return last._replace(loss_c=loss_c)
+        return previous._replace(loss_c=loss_c)
 
     def loader(self, data, rng, balanced, batch_count, batch_size):
         """A DataLoader of so many batches for this process.
@@ -1360,7 +1364,7 @@ class Trainer:
         )
 
     def step_data(self, data, steps):
-        """Yield the StepData of one epoch for this process.
+        """An iterator over the StepData of one epoch for this process.
 
         G learns at every --d_steps-th adversarial step, from the first of the epoch on.
         """
@@ -1406,8 +1410,8 @@ class Trainer:
                 yield StepData(None, head)
                 continue
             real = head if own_batches is None else next(own_batches)
-            adversarial_step = step // every
-            yield StepData(real, head, trains_generator=adversarial_step % config.d_steps == 0)
+            number = step // every  # of the adversarial steps
+            yield StepData(real, head, trains_generator=number % config.d_steps == 0)
 
     def train_epoch(self, data, steps, bar):
         """One epoch of updates; returns its row of numbers.
@@ -1424,7 +1428,7 @@ class Trainer:
                 metrics = self.head_step(batches.head, metrics)
             else:
                 metrics = self.adversarial_step(
-                    batches.adversarial, batches.head, batches.trains_generator, last=metrics
+                    batches.adversarial, batches.head, batches.trains_generator, metrics
                 )
             traces.append(torch.stack(metrics))
             self.step += 1
@@ -1441,12 +1445,12 @@ class Trainer:
         self.traces = torch.cat([self.traces, traces.cpu()])
         self.epoch += 1
         seconds = time.perf_counter() - start
-        images = steps * self.config.batch_size * world
+        image_count = steps * self.config.batch_size * world
         row = {
             "epoch": self.epoch,
             "step": self.step,
             "seconds": round(seconds, 3),
-            "images_per_second": round(images / seconds, 1),
+            "images_per_second": round(image_count / seconds, 1),
         }
         return row | StepMetrics(*traces.mean(0).tolist())._asdict()
 
@@ -1462,7 +1466,7 @@ class Trainer:
                 "try a lower --lr_d, --lr_g or --lr_c"
             )
 
-    def parts(self):
+    def stateful_parts(self):
         """{kind: {name: what has a state_dict}} of a checkpoint."""
         return {"weights": self.networks, "ema": self.averages, "optimizers": self.optimizers}
 
@@ -1482,13 +1486,13 @@ class Trainer:
             "history": self.history,
             "traces": self.traces,
         }
-        for kind, group in self.parts().items():
+        for kind, group in self.stateful_parts().items():
             state[kind] = {name: part.state_dict() for name, part in group.items()}
         return state
 
     def load(self, state):
         """Go on from a checkpoint's state."""
-        for kind, group in self.parts().items():
+        for kind, group in self.stateful_parts().items():
             for name, part in group.items():
                 part.load_state_dict(state[kind][name])
         self.strength.copy_(state["strength"])
@@ -1524,7 +1528,8 @@ class Trainer:
         self.trained_on = set(dcgan.state["trained_on"])
 
 
-SETTLED = ("adversarial_every", "d_steps")  # flags whose 0 a run replaces by what it stands for
+# Flags whose value here a run replaces, at its start, by what it stands for.
+SETTLED = {"adversarial_every": 0, "d_steps": 0, "symmetry": "auto"}
 
 
 def adversarial_interval(task, config):
@@ -1607,27 +1612,25 @@ def run_epochs(trainer, data):
     cells = data.split("train")
     trainer.trained_on.update(cells.sources())
     steps = max(config.min_steps, math.ceil(len(cells) / config.batch_size / world))
-    images = steps * config.batch_size * world
+    images_per_epoch = steps * config.batch_size * world
     reporter = None
     if rank == 0:
         reporter = EpochReporter(trainer, data)
         if config.tensorboard:
             reporter.events = extra("tensorboard").Events(reporter.folder, trainer.epoch)
-    no_bar = None  # none where there is no terminal
-    if rank > 0:
-        no_bar = True
+    bar_disabled = True if rank > 0 else None  # None: only where there is no terminal
     bar = tqdm(
-        total=images * trainer.epochs,
-        initial=images * trainer.epoch,
+        total=images_per_epoch * trainer.epochs,
+        initial=images_per_epoch * trainer.epoch,
         unit="img",
         unit_scale=True,
         desc=trainer.task,
-        disable=no_bar,
+        disable=bar_disabled,
     )
     last = last_checkpoint(config, trainer.task)
     with bar, saying_what_is_kept(trainer, last):
         while trainer.epoch < trainer.epochs:
-            trainer.set_rates(trainer.epoch / trainer.epochs)
+            trainer.set_rate_factor(trainer.epoch / trainer.epochs)
             row = trainer.train_epoch(cells, steps, bar)
             if reporter:
                 line = reporter.finish_epoch(row)
@@ -1641,7 +1644,7 @@ class EpochReporter:
         self.trainer = trainer
         self.folder = Path(trainer.config.results_dir, trainer.task)
         self.data = data
-        self.parts = {split: data.split(split, limit=2000) for split in ("train", "val")}
+        self.subsets = {split: data.split(split, limit=2000) for split in ("train", "val")}
         self.warned_of = set()  # kinds of warnings, each of which is given once
         self.events = None  # for TensorBoard
 
@@ -1654,13 +1657,13 @@ class EpochReporter:
             generator = trainer.averages["generator"].module
             row |= measure_quality(generator, self.data, trainer.config.seed + 1)
             if trainer.task == "gan":
-                is_best = self.update_best_by_kid(row)
+                is_best = self.note_kid(row)
         if trainer.task == "mtd":
             scores = self.validate()
             for split, of_split in scores.items():
                 for name in ("loss", "accuracy", "balanced_accuracy"):
                     row[f"{split}_{name}"] = of_split[name]
-            is_best = self.update_best_near_highest(row, scores["val"]["standard_error"])
+            is_best = self.note_accuracy(row, scores["val"]["standard_error"])
         return is_best
 
     def finish_epoch(self, row):
@@ -1670,9 +1673,9 @@ class EpochReporter:
         is_best = self.judge_epoch(row)
         trainer.history.append(row)
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
-            images = self.write_samples()
+            images = write_samples(trainer, self.folder)
             if trainer.epoch >= 10:  # at first all are grey
-                self.warn("samples", extra("advice").on_samples(images, self.some_real_images()))
+                self.warn("samples", extra("advice").on_samples(images, self.subsets["train"]))
         state = trainer.state()
         if is_best:
             save_checkpoint(state, self.folder / "best.pt")
@@ -1680,7 +1683,7 @@ class EpochReporter:
         trainer.saved_epoch = trainer.epoch
         if LOSSES[trainer.config.loss].real_probability:
             self.warn("discriminator", extra("advice").on_discriminator(trainer.history))
-        self.write_metrics()
+        write_metrics(trainer, self.folder)
         if self.events:
             self.events.write(row)
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
@@ -1693,46 +1696,28 @@ class EpochReporter:
         mtd = self.trainer.averages["discriminator"].module
         loss = self.trainer.config.loss
         scores = {}
-        for split, part in self.parts.items():
+        for split, part in self.subsets.items():
             scores[split] = evaluate(part, predict(mtd, part, loss).probabilities)
         return scores
 
-    def update_best_by_kid(self, row):
-        """Whether a gan's epoch has the lowest KID to the training cells so far: the new best."""
+    def note_kid(self, row):
+        """Note a gan's KID to the training cells; returns whether it is the lowest so far."""
         is_best = -row["kid_train"] > self.trainer.best
         self.trainer.best = max(-row["kid_train"], self.trainer.best)
         return is_best
 
-    def update_best_near_highest(self, row, standard_error):
-        """Whether an MTD's epoch is kept: the latest that reaches what the best so far asks for.
+    def note_accuracy(self, row, standard_error):
+        """Note an MTD's balanced accuracy on validation; returns whether the epoch is kept.
 
-        That is the highest of: balanced accuracy on validation less its standard error, a mean over
-        five epochs, of which those before the first count as 0. With a few dozen cells the best
-        epoch itself is often a lucky early draw.
+        The latest epoch is kept whose mean over five epochs is within a standard error of the
+        highest such mean; epochs before the first count as 0. With a few dozen cells the best epoch
+        itself is often a lucky early draw.
         """
         last_five = [*self.trainer.history, row][-5:]
         mean = sum(epoch["val_balanced_accuracy"] for epoch in last_five) / 5
         is_kept = mean >= self.trainer.best
         self.trainer.best = max(mean - standard_error, self.trainer.best)
         return is_kept
-
-    def write_metrics(self):
-        """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
-        extra("files").save_rows(self.trainer.history, self.folder / "metrics.csv")
-
-    def write_samples(self):
-        """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""
-        drawing = extra("drawing")
-        generator = self.trainer.averages["generator"].module
-        images = sample(generator, latents(64, generator, self.trainer.config.seed))
-        path = self.folder / f"samples/epoch_{self.trainer.epoch:04d}.png"
-        drawing.write_image(path, drawing.grid(images), f"epoch {self.trainer.epoch}, fixed noise")
-        return images
-
-    def some_real_images(self):
-        """64 training images at most, uint8 numpy (N, S, S, C)."""
-        count = len(self.parts["train"])
-        return self.parts["train"].uint8(slice(0, count, math.ceil(count / 64)))
 
     def warn(self, kind, message):
         """Print the first warning of a kind; message: a line, or None for none."""
@@ -1742,15 +1727,30 @@ class EpochReporter:
 
     def describe(self, row):
         """An epoch in a line."""
-        parts = [f"J(D) {row['loss_d']:.3f}", f"J(G) {row['loss_g']:.3f}"]
+        words = [f"J(D) {row['loss_d']:.3f}", f"J(G) {row['loss_g']:.3f}"]
         if "kid_train" in row:
-            parts.append(f"KID {row['kid_train']:.3f}")
+            words.append(f"KID {row['kid_train']:.3f}")
         if self.trainer.task == "mtd":
-            parts.append(f"J(C) {row['loss_c']:.3f}")
+            words.append(f"J(C) {row['loss_c']:.3f}")
             balanced = row["val_balanced_accuracy"]
-            parts.append(f"val {row['val_accuracy']:.3f} balanced {balanced:.3f}")
-        parts.append(f"{row['images_per_second']:.0f} images/s")
-        return f"{self.trainer.task} epoch {row['epoch']}: {'  '.join(parts)}"
+            words.append(f"val {row['val_accuracy']:.3f} balanced {balanced:.3f}")
+        words.append(f"{row['images_per_second']:.0f} images/s")
+        return f"{self.trainer.task} epoch {row['epoch']}: {'  '.join(words)}"
+
+
+def write_metrics(trainer, folder):
+    """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
+    extra("files").save_rows(trainer.history, folder / "metrics.csv")
+
+
+def write_samples(trainer, folder):
+    """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""
+    drawing = extra("drawing")
+    generator = trainer.averages["generator"].module
+    images = sample(generator, latents(64, generator, trainer.config.seed))
+    path = folder / f"samples/epoch_{trainer.epoch:04d}.png"
+    drawing.write_image(path, drawing.grid(images), f"epoch {trainer.epoch}, fixed noise")
+    return images
 
 
 def warn_of_trained_on(who, trained_on, data):
@@ -1790,12 +1790,15 @@ def save_checkpoint(state, path):
 
 def read_state(path):
     """The dict in a checkpoint file, on the CPU. Code in the file cannot run (weights_only)."""
+    files = extra("files")
     try:
-        extra("files").require_file(path)
+        files.require_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         hint = extra("crops").hint_at_name(str(path))
         raise UsageError(f"{path}: no such file{hint}; --task gan or mtd writes one") from error
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises many kinds for files that are damaged or unsafe
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
@@ -1914,10 +1917,10 @@ def calibrated_predictions(checkpoint, data):
     """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
     config = checkpoint.state["config"]
     symmetry = answer_symmetry(config)
-    found = predict(checkpoint.discriminator, data, config["loss"], symmetry)
+    predictions = predict(checkpoint.discriminator, data, config["loss"], symmetry)
     temperature = checkpoint.state.get("temperature", 1.0)
-    calibrated = data.label_kind.calibrated(found.probabilities, temperature)
-    return found._replace(probabilities=calibrated)
+    calibrated = data.label_kind.calibrated(predictions.probabilities, temperature)
+    return predictions._replace(probabilities=calibrated)
 
 
 def prepare_answers(checkpoint, data):
@@ -1927,12 +1930,11 @@ def prepare_answers(checkpoint, data):
     the training cells have in common, by which others are noticed (extras/anomaly.py).
     """
     state = checkpoint.state
-    state["temperature"] = 1.0
+    config = state["config"]
     val = data.split("val", limit=2000)
-    probabilities = calibrated_predictions(checkpoint, val).probabilities
-    labels = val.labels.cpu()
-    calibration = extra("calibration")
-    state["temperature"] = calibration.fit_temperature(data.label_kind, probabilities, labels)
+    predictions = predict(checkpoint.discriminator, val, config["loss"], answer_symmetry(config))
+    fit = extra("calibration").fit_temperature
+    state["temperature"] = fit(data.label_kind, predictions.probabilities, val.labels.cpu())
     train = data.split("train", limit=2000)
     model = extra("anomaly").fit_to_checkpoint(checkpoint, train.uint8(), val.uint8())
     state["anomaly"] = model._asdict()
@@ -2033,6 +2035,7 @@ class GradCAM:
 
     def __exit__(self, *error):
         self.hook.remove()
+        self.maps = None
 
     def keep_maps(self, layer, inputs, output):
         """Forward hook: remember the layer's output."""
@@ -2045,8 +2048,10 @@ class GradCAM:
         """
         images = images.detach().clone().requires_grad_(True)  # the weights may be frozen
         with evaluating(self.network), torch.enable_grad():
-            scores = score(self.network(images))
-            (gradients,) = torch.autograd.grad(scores.sum(), self.maps)
+            logits = score(self.network(images))
+            if self.maps is None:
+                raise RuntimeError("GradCAM sees its layer inside a with block only")
+            (gradients,) = torch.autograd.grad(logits.sum(), self.maps)
         return F.relu(self.evidence(gradients, self.maps)).detach()
 
 
@@ -2066,7 +2071,10 @@ def fake_score(output):
 
 
 class HeatMaps(NamedTuple):
-    """Maps (N, S, S) in [0, 1], and whether each has positive evidence (N,); else it is all 0."""
+    """Maps (N, S, S) in [0, 1], and whether each has positive evidence (N,); else it is all 0.
+
+    A map of the same evidence everywhere is all 1.
+    """
 
     maps: Tensor
     has_evidence: Tensor
@@ -2078,8 +2086,10 @@ def heat_maps(raw, size):
     maps = maps[:, 0]
     low = maps.amin((1, 2), keepdim=True)
     high = maps.amax((1, 2), keepdim=True)
+    has_evidence = high > 0
     scaled = (maps - low) / (high - low).clamp(min=1e-12)
-    return HeatMaps(scaled, (high > low).flatten())
+    scaled = torch.where(high > low, scaled, has_evidence.float())
+    return HeatMaps(scaled, has_evidence.flatten())
 
 
 def gradcam_maps(network, images, score):
@@ -2102,7 +2112,7 @@ def finer_maps(network, images, score, evidence=None, turn_count=EXACT_TURNS):
     size = images.shape[-1]
     product = images.new_ones(len(images), size, size)
     for level in (0, min(2, network.levels - 1)):
-        with GradCAM(network, network.activations(level), evidence) as cam:
+        with GradCAM(network, network.feature_layer(level), evidence) as cam:
             raw = cam_methods.mean_over_turns(cam, images, score, turn_count)
             product *= heat_maps(raw, size).maps
     return heat_maps(product, size)
@@ -2111,28 +2121,28 @@ def finer_maps(network, images, score, evidence=None, turn_count=EXACT_TURNS):
 # ============================================ plots =============================================
 
 
-def plot_traces(path, task, unit, columns, limits=None):
-    """One panel for each of two traces: {name: values of every iteration}; limits: of both axes."""
+def plot_traces(path, task, unit, columns, y_limits=None):
+    """A panel for each of two traces, {name: values of every iteration}, with the same y_limits."""
     drawing = extra("drawing")
     with drawing.figure(path, 2, 1, size=(9, 6)) as (_, axes):
         panels = zip(axes[:, 0], drawing.COLOURS, columns.items(), strict=True)
         for axis, colour, (name, values) in panels:
             drawing.draw_trace(axis, values, colour, name)
             axis.set(xlabel="iteration", ylabel=unit, title=f"{task}: {name}")
-            if limits:
-                axis.set_ylim(limits)
+            if y_limits:
+                axis.set_ylim(y_limits)
 
 
 def plot_training(trainer, folder):
     """losses.png, scores.png, quality.png and, of an MTD, classifier_curves.png."""
     traces = StepMetrics(*trainer.traces.numpy().T)
     losses = {"J(G)": traces.loss_g, "J(D)": traces.loss_d}
-    scores = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
+    realness = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
     adversarial_loss = LOSSES[trainer.config.loss]
     unit = f"loss ({adversarial_loss.unit})"
     plot_traces(folder / "losses.png", trainer.task, unit, losses)
     answer = f"D: {adversarial_loss.scale()}"
-    plot_traces(folder / "scores.png", trainer.task, answer, scores, adversarial_loss.limits())
+    plot_traces(folder / "scores.png", trainer.task, answer, realness, adversarial_loss.limits())
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
@@ -2276,7 +2286,10 @@ def cam_pictures(network, images, score, captions, turn_count=EXACT_TURNS):
         originals.append(drawing.Picture(image, caption))
     coarse = overlays(images, gradcam_maps(network, images, score), "Grad-CAM")
     fine = overlays(images, finer_maps(network, images, score, turn_count=turn_count), "finer map")
-    return list(itertools.chain(*zip(originals, coarse, fine, strict=True)))
+    pictures = []
+    for of_one_image in zip(originals, coarse, fine, strict=True):
+        pictures += of_one_image
+    return pictures
 
 
 def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
@@ -2331,22 +2344,6 @@ def real_fake_pictures(checkpoint, test, seed, count):
 # ============================================ tasks =============================================
 
 
-def write_data_sheet(folder, data):
-    """cells.png, crops to look at, and skipped.csv, the files that are not used and why."""
-    folder.mkdir(parents=True, exist_ok=True)
-    extra("more_plots").plot_cells(folder / "cells.png", data)
-    rows = [["file", "reason"], *data.index.problems]
-    extra("files").save_table(rows, folder / "skipped.csv")
-
-
-def write_pages(folder):
-    """index.html of a run's folder, and of the folder above it, which compares runs."""
-    page = extra("page")
-    with extra("drawing").attempt("index.html"):
-        page.write_page(folder)
-        page.write_comparison(folder.parent)
-
-
 def report_run(trainer, folder, data):
     """Hand over the weights of a trained task, then score them, then draw the run."""
     drawing = extra("drawing")
@@ -2360,22 +2357,21 @@ def report_run(trainer, folder, data):
         prepare_answers(checkpoint, data)
         save_checkpoint(checkpoint.state, source)
     place = hand_over(checkpoint, source, config)
-    reporter = EpochReporter(trainer, data)
-    reporter.write_metrics()  # a kill may have come between last.pt and it
+    write_metrics(trainer, folder)  # a kill may have come between last.pt and it
     if task == "mtd":
         report_mtd(folder, data, checkpoint)
     report_generator(folder, config, data, checkpoint)
     with drawing.attempt("cells.png"):
-        write_data_sheet(folder, data)
+        more_plots.write_data_sheet(folder, data)
     with drawing.attempt("the training"):
         plot_training(trainer, folder)
     with drawing.attempt("the weights"):
         plot_weights(checkpoint.generator, folder / "weights_generator.png")
         plot_weights(checkpoint.discriminator, folder / "weights_discriminator.png")
     with drawing.attempt("samples.gif"):
-        reporter.write_samples()  # the last may have been cut off by a kill
+        write_samples(trainer, folder)  # the last may have been cut off by a kill
         more_plots.animate_samples(folder / "samples")
-    write_pages(folder)
+    extra("page").write_pages(folder)
     print(f"{task}: results in {folder}, weights in {place}")
 
 
@@ -2458,10 +2454,7 @@ def run_gradcam(config, data):
     weights = weights_to_explain(config)
     checkpoint = load_checkpoint(weights, "mtd", data.device)
     test = data.split("test")
-    if not len(test):
-        raise UsageError(
-            "--task gradcam: no cell of these classes is in the test split; see --task data"
-        )
+    extra("checks").check_explainable(test)
     made_with = checkpoint.state["config"] | {"classes": checkpoint.state["classes"]}
     here = vars(config) | {"classes": data.classes}
     extra("resuming").check_data_flags(weights, made_with, here, flags_that_read_data())
@@ -2470,7 +2463,7 @@ def run_gradcam(config, data):
     plot_gradcam(folder, checkpoint, test, config.seed)
     explained = dataclasses.replace(config, weights=str(weights))
     extra("run_folder").write_about(folder, own_path().name, "gradcam", explained, data)
-    write_pages(folder)
+    extra("page").write_pages(folder)
     print(f"gradcam: pictures in {folder}, of {weights}")
 
 
@@ -2488,15 +2481,15 @@ def compare(config):
     adversarial_loss = LOSSES[mtd.state["config"]["loss"]]
     folder = results / "all"
     extra("more_plots").plot_before_after(folder / "before_after.png", runs, adversarial_loss)
-    write_pages(folder)
+    extra("page").write_pages(folder)
     print(f"all: before and after the head in {folder}")
 
 
 def report_data(config, data):
     """What --task data says and draws."""
     folder = Path(config.results_dir, "data")
-    write_data_sheet(folder, data)
-    write_pages(folder)
+    extra("more_plots").write_data_sheet(folder, data)
+    extra("page").write_pages(folder)
     if not config.json:
         print(data.table())
         return
@@ -2511,8 +2504,9 @@ def report_data(config, data):
 
 def print_layers(config):
     """What --summary says: the layers of the generator, the discriminator and the MTD."""
-    generator, discriminator = build_networks("gan", vars(config), num_classes=4)
-    _, mtd = build_networks("mtd", vars(config), num_classes=4)
+    stages = len(extra("classes").STAGES)  # the data is not read for this
+    _, discriminator = build_networks("gan", vars(config), stages)
+    generator, mtd = build_networks("mtd", vars(config), stages)
     noise = torch.zeros(1, config.latent_dim)
     image = torch.zeros(1, config.channels, config.image_size, config.image_size)
     for network, example in ((generator, noise), (discriminator, image), (mtd, image)):
@@ -2573,6 +2567,10 @@ def config_from(arguments):
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
         )
     if given.get("resume"):
+        if given.get("task", "all") == "all" and given["resume"] != "auto":
+            raise UsageError(
+                f"--resume {given['resume']}: give --task gan or mtd with a checkpoint"
+            )
         return resumed_config(given)
     recipe = RECIPES[Config(**given).recipe]  # what is given has been checked then
     return Config(**{**recipe, **given})
@@ -2596,8 +2594,4 @@ def run(arguments):
 
 
 if __name__ == "__main__":
-    code = main(run, sys.argv[1:])
-    if "LOCAL_RANK" in os.environ:  # threads of gloo may hold tensors; freed late, they abort
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    leave(main(run, sys.argv[1:]))

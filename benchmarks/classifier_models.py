@@ -252,7 +252,7 @@ class Length(NamedTuple):
 def run_epochs(trainer, cells, length):
     """Train until the epochs of a Length are done; yields after each."""
     while trainer.epoch < length.epochs:
-        trainer.set_rates(trainer.epoch / length.epochs)
+        trainer.set_rate_factor(trainer.epoch / length.epochs)
         trainer.train_epoch(cells, length.steps, malaria.tqdm(disable=True))
         yield trainer.epoch
 

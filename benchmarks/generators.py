@@ -159,7 +159,7 @@ def train(loop, seconds):
     start = time.perf_counter()
     spent = 0.0
     while spent < seconds:
-        loop.set_rates(spent / seconds)
+        loop.set_rate_factor(spent / seconds)
         with contextlib.redirect_stdout(io.StringIO()):
             loop.run(steps_a_turn)
         steps += steps_a_turn

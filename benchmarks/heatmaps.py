@@ -99,7 +99,7 @@ class MapKind(NamedTuple):
         evidence = METHODS[self.method]
         if self.layer == PRODUCT:
             return malaria.finer_maps(network, images, score, evidence, self.views).maps
-        layer = network.activations(LAYERS.index(self.layer))
+        layer = network.feature_layer(LAYERS.index(self.layer))
         with malaria.GradCAM(network, layer, evidence) as cam:
             raw = cam_methods.mean_over_turns(cam, images, score, self.views)
         return malaria.heat_maps(raw, images.shape[-1]).maps

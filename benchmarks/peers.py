@@ -1,6 +1,6 @@
 """Training loops that are held against each other: the script's, the tutorials' and torchgan's.
 
-Each has run(steps) and set_rates(done), and its generator is sampled like the script's.
+Each has run(steps) and set_rate_factor(done), and its generator is sampled like the script's.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def batches_of(loader, steps):
 class Loop:
     """What is common to all: rates are constant unless a loop sets them."""
 
-    def set_rates(self, done):
+    def set_rate_factor(self, done):
         """Set the learning rates after a share `done` in [0, 1) of the training."""
 
 
@@ -64,9 +64,9 @@ class ScriptLoop(Loop):
         self.data = data.split("train")
         self.generator = self.trainer.averages["generator"].module
 
-    def set_rates(self, done):
+    def set_rate_factor(self, done):
         """As in the script's training."""
-        self.trainer.set_rates(done)
+        self.trainer.set_rate_factor(done)
 
     def run(self, steps):
         """Train for some steps."""

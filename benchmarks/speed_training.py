@@ -281,6 +281,9 @@ def work_after_epochs(trainer, folder, data):
     def plot():
         malaria.plot_training(trainer, folder)
 
+    def draw_samples():
+        malaria.write_samples(trainer, folder)
+
     def measure():
         malaria.measure_quality(generator, data, trainer.config.seed + 1)
 
@@ -292,7 +295,7 @@ def work_after_epochs(trainer, folder, data):
         malaria.save_checkpoint(trainer.state(), folder / "last.pt")
 
     return [
-        Work("pictures", reporter.write_samples, epochs),
+        Work("pictures", draw_samples, epochs),
         Work("pictures", plot, epochs // 25),
         Work("metrics", measure, measured),
         Work("validation", validate, validated),

@@ -124,7 +124,7 @@ def train(config, images, data, bar):
     history = []
     for part in range(PARTS):
         start = time.perf_counter()
-        trainer.set_rates(part / PARTS)
+        trainer.set_rate_factor(part / PARTS)
         trainer.train_epoch(cells, steps, bar)
         seconds += time.perf_counter() - start
         if (part + 1) % QUARTER == 0:

@@ -33,6 +33,14 @@ def check_trainable(task, data):
             raise UsageError(f"--task mtd: no image of these classes in {split}; see --task data")
 
 
+def check_explainable(test):
+    """Raise UsageError unless there are test images to draw heat maps of."""
+    if not len(test):
+        raise UsageError(
+            "--task gradcam: no cell of these classes is in the test split; see --task data"
+        )
+
+
 def check_packages(config):
     """Raise UsageError if a module that is needed only after the training cannot be imported."""
     for name in NEEDED_LATER:

@@ -97,7 +97,7 @@ def discriminator_steps(players):
         ),
         Step(
             "2. J(C), the class of real images",
-            players.gradients(malaria.SingleLabel.loss(real.class_logits, players.classes)),
+            players.gradients(malaria.single_label_loss(real.class_logits, players.classes)),
             "the class head and the shared convolutions learn; D's other head does not",
         ),
     ]

@@ -53,7 +53,7 @@ def check_flag(field, value):
         raise UsageError(f"--{field.name} {value!r} is not one of {', '.join(map(str, choices))}")
     low = field.metadata["low"]
     high = field.metadata["high"]
-    if low is None:
+    if low is None:  # no number, or one of its choices
         return
     if not low <= value < math.inf or (high is not None and value > high):
         limit = "any number" if high is None else high

@@ -1,6 +1,7 @@
 """All that differs between images of one class (--view cell) and of several (--view field).
 
-Both kinds have the same functions; J(C), the loss of the classification head, is `loss`.
+Both kinds have the same functions; their J(C) are with the other losses, in the script. `labels`,
+`logits` and what `activation` and `log_loss` take are tensors, other probabilities numpy arrays.
 """
 
 import numpy as np
@@ -22,11 +23,6 @@ class SingleLabel:
     def multi_hot(labels, num_classes):
         """float32 (N, n) with a 1 for each class of an image."""
         return F.one_hot(labels, num_classes).float()
-
-    @staticmethod
-    def loss(logits, labels, smoothing=0.0):
-        """J(C): cross-entropy of logits (N, n), a mean in nats."""
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     @staticmethod
     def activation(logits):
@@ -86,11 +82,6 @@ class MultiLabel:
     def multi_hot(labels, num_classes):
         """The labels themselves; (0, n) where there are none."""
         return labels.reshape(len(labels), num_classes)
-
-    @staticmethod
-    def loss(logits, labels, smoothing=0.0):
-        """J(C): binary cross-entropy of logits (N, n), a mean in nats."""
-        return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
 
     @staticmethod
     def activation(logits):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from extras.drawing import COLOURS, Picture, draw_trace, figure, gallery, grid, save_animation
-from extras.files import save_text
+from extras.files import save_table, save_text
 from extras.paths import SPLITS
 from extras.text import text_table
 
@@ -27,6 +27,14 @@ def plot_cells(path, data, per_class=4):
                 file = Path(sources[row]).name
                 pictures.append(Picture(image, f"{split}, {name}\n{file[-24:]}"))
     gallery(path, "crops of every split and class: is each what its label says?", pictures)
+
+
+def write_data_sheet(folder, data):
+    """cells.png, crops to look at, and skipped.csv, the files that are not used and why."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_cells(folder / "cells.png", data)
+    rows = [["file", "reason"], *data.index.problems]
+    save_table(rows, folder / "skipped.csv")
 
 
 def plot_nearest(path, images, quality):

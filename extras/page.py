@@ -22,6 +22,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from extras import captions
+from extras.drawing import attempt
 from extras.files import replacing
 
 PICTURE_ENDINGS = {".png", ".gif", ".jpg", ".jpeg", ".webp"}
@@ -314,6 +315,13 @@ def picture(path, folder, size, title):
 
 
 # =========================================== the page ===========================================
+
+
+def write_pages(folder):
+    """Write a run's page, and that of the folder above it; if that fails, say so and go on."""
+    with attempt("index.html"):
+        write_page(folder)
+        write_comparison(folder.parent)
 
 
 def write_page(folder):

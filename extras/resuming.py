@@ -16,8 +16,9 @@ def merged_settings(now, given, made_with, settled):
     """The settings of a run that goes on, as a dict.
 
     now: the Config of the command; given: the flags of it that were written; made_with: {checkpoint
-    file: the settings in it}, of --task all those of both runs; settled: flags whose 0 a run
-    replaces by what it stands for. Raises UsageError if there is no run, or a flag cannot change.
+    file: the settings in it}, of --task all those of both runs; settled: {flag: its value that a
+    run replaces by what it stands for}. Raises UsageError if there is no run, or a flag cannot
+    change.
     """
     if not made_with:
         raise UsageError(
@@ -37,7 +38,7 @@ def merged_settings(now, given, made_with, settled):
     if now.task == "all":
         settings["weights"] = ""
         for name in settled:
-            settings[name] = given.get(name, 0)
+            settings[name] = given.get(name, settled[name])
     return settings
 
 
@@ -60,11 +61,11 @@ def check_unchanged(path, made_with, settings, config, settled):
 def check_settled(path, task, made_with, config, settled):
     """Raise UsageError if a command's value of a settled flag is another than a checkpoint's.
 
-    made_with: the settings in the checkpoint; 0 in the config stands for any value.
+    made_with: the settings in the checkpoint; settled: as in merged_settings.
     """
-    for name in settled:
+    for name, stands_for_another in settled.items():
         applies = name != "adversarial_every" or task == "mtd"
-        if applies and getattr(config, name) not in (0, made_with[name]):
+        if applies and getattr(config, name) not in (stands_for_another, made_with[name]):
             raise UsageError(f"{path}: made with --{name} {made_with[name]}; this cannot change")
 
 

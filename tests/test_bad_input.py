@@ -182,6 +182,7 @@ RUNS = [  # appended to a run of one step on the data `good`; what the error mus
     ("--task mtd --weights trained/gan.pt --latent_dim 50", "--latent_dim"),
     ("--task mtd --weights nothing.pt", "nothing.pt"),
     ("--task gan --resume", "--resume"),
+    ("--task all --resume trained/gan.pt", "give --task gan or mtd"),
     ("--task gan --resume nothing.pt", "nothing.pt"),
     ("--task gan --resume note.txt", "note.txt"),
     ("--task gan --resume malicious.pt", "malicious.pt"),

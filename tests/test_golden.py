@@ -217,8 +217,8 @@ def setting(small_config):
 
 SMOOTHING = 0.1
 CLASS_WEIGHT = 10.0
-SINGLE_LABEL_LOSS = functools.partial(malaria.SingleLabel.loss, smoothing=SMOOTHING)
-MULTI_LABEL_LOSS = functools.partial(malaria.MultiLabel.loss, smoothing=SMOOTHING)
+SINGLE_LABEL_LOSS = functools.partial(malaria.single_label_loss, smoothing=SMOOTHING)
+MULTI_LABEL_LOSS = functools.partial(malaria.multi_label_loss, smoothing=SMOOTHING)
 
 
 def multi_hot_row(row):

@@ -109,7 +109,7 @@ def jacob_gil(name, mtd, layer, images):
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_hirescam_is_captums_gradient_times_activation(mtd, images, level):
     """Summed over the feature maps, at each layer."""
-    layer = mtd.activations(level)
+    layer = mtd.feature_layer(level)
     ours = gradcam(mtd, images, malaria.class_score(LABELS), layer, "hires")
     explainer = LayerGradientXActivation(ClassLogits(mtd), layer)
     theirs = explainer.attribute(images, LABELS).sum(1).relu().detach()
@@ -122,7 +122,7 @@ def test_hirescam_is_captums_gradient_times_activation(mtd, images, level):
 )
 def test_heat_maps_are_those_of_pytorch_grad_cam(mtd, images, method, theirs, level):
     """Resized and scaled, of each method at each layer."""
-    layer = mtd.activations(level)
+    layer = mtd.feature_layer(level)
     raw = gradcam(mtd, images, malaria.class_score(LABELS), layer, method)
     expected = jacob_gil(theirs, mtd, layer, images)
     torch.testing.assert_close(malaria.heat_maps(raw, 64).maps, expected, rtol=0, atol=1e-5)
@@ -143,14 +143,14 @@ def test_activations_are_those_of_the_last_convolutions(size, level):
     """4x4, 8x8 and 16x16; 7x7 and 14x14 of images of 28 pixels."""
     network = malaria.MultiTaskDiscriminator(num_classes=4, image_size=size, width=16)
     image = torch.zeros(1, 3, size, size)
-    maps = gradcam(network, image, malaria.real_score, network.activations(level))
+    maps = gradcam(network, image, malaria.real_score, network.feature_layer(level))
     assert maps.shape[1] == malaria.SIDES[size][level]
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_activations_come_after_the_nonlinearity(mtd, level):
     """Those before it would carry evidence that the network does not pass on."""
-    assert isinstance(mtd.activations(level), nn.LeakyReLU)
+    assert isinstance(mtd.feature_layer(level), nn.LeakyReLU)
 
 
 @pytest.mark.parametrize("number", range(symmetry.EXACT_TURNS))
@@ -175,7 +175,7 @@ def test_maps_over_views_are_means_of_maps_turned_back(mtd, images):
 def test_maps_over_views_turn_with_the_image(mtd, images):
     """By a quarter turn."""
     score = malaria.class_score(LABELS)
-    arguments = (mtd.activations(2), "layer", symmetry.EXACT_TURNS)
+    arguments = (mtd.feature_layer(2), "layer", symmetry.EXACT_TURNS)
     maps = gradcam(mtd, images, score, *arguments)
     of_turned = gradcam(mtd, torch.rot90(images, 1, (2, 3)), score, *arguments)
     torch.testing.assert_close(of_turned, torch.rot90(maps, 1, (1, 2)), rtol=1e-4, atol=1e-6)
@@ -307,6 +307,22 @@ def test_a_heat_map_says_whether_there_is_evidence(heat):
     assert heat.has_evidence.tolist() == [True, False]
 
 
+def test_the_same_evidence_everywhere_is_evidence():
+    """No place stands out of a map that is all 1."""
+    heat = malaria.heat_maps(torch.full((1, 4, 4), 0.5), 8)
+    assert heat.has_evidence.all()
+    assert torch.equal(heat.maps, torch.ones(1, 8, 8))
+
+
+def test_maps_are_made_inside_a_with_block_only(mtd, images):
+    """Outside nothing has seen the layer; the line says so."""
+    cam = malaria.GradCAM(mtd)
+    with cam:
+        cam(images, malaria.real_score)
+    with pytest.raises(RuntimeError, match="with block"):
+        cam(images, malaria.real_score)
+
+
 def test_a_heat_map_without_evidence_stays_0(heat):
     """It is not stretched to red."""
     assert not heat.maps[1].any()
@@ -374,7 +390,7 @@ def test_a_finer_map_is_the_product_of_a_coarse_one_and_a_fine_one(mtd, images):
     score = malaria.class_score(LABELS)
     product = torch.ones(len(images), 64, 64)
     for level in (0, 2):
-        raw = gradcam(mtd, images, score, mtd.activations(level), "layer", symmetry.EXACT_TURNS)
+        raw = gradcam(mtd, images, score, mtd.feature_layer(level), "layer", symmetry.EXACT_TURNS)
         product *= malaria.heat_maps(raw, 64).maps
     expected = malaria.heat_maps(product, 64).maps
     torch.testing.assert_close(malaria.finer_maps(mtd, images, score).maps, expected)

@@ -107,13 +107,13 @@ ONE_CLASS_LABEL = torch.tensor([0])
 
 def test_cross_entropy_of_one_class():
     """-log of the true class's probability."""
-    loss = malaria.SingleLabel.loss(ONE_CLASS_LOGITS, ONE_CLASS_LABEL)
+    loss = malaria.single_label_loss(ONE_CLASS_LOGITS, ONE_CLASS_LABEL)
     assert loss.item() == pytest.approx(LOG_2)
 
 
 def test_cross_entropy_of_one_class_with_smoothed_labels():
     """Smoothing takes 0.3 of the true class and gives each of the three classes 0.1."""
-    loss = malaria.SingleLabel.loss(ONE_CLASS_LOGITS, ONE_CLASS_LABEL, smoothing=0.3)
+    loss = malaria.single_label_loss(ONE_CLASS_LOGITS, ONE_CLASS_LABEL, smoothing=0.3)
     assert loss.item() == pytest.approx(0.8 * LOG_2 + 0.2 * math.log(4))
 
 
@@ -138,7 +138,7 @@ BOTH_CLASSES = torch.tensor([[1.0, 1.0]])
 
 def test_cross_entropy_of_several_classes():
     """The mean over classes of -log of the true answer's probability."""
-    loss = malaria.MultiLabel.loss(TWO_CLASS_LOGITS, BOTH_CLASSES)
+    loss = malaria.multi_label_loss(TWO_CLASS_LOGITS, BOTH_CLASSES)
     assert loss.item() == pytest.approx(-math.log(3 / 16) / 2)
 
 
@@ -147,7 +147,7 @@ def test_cross_entropy_of_several_classes_with_smoothed_labels(label, smoothed):
     """With smoothing 0.2 a class that is there has the label 0.9, another one 0.1."""
     logits = torch.tensor([[LOG_3]])
     labels = torch.tensor([[label]])
-    loss = malaria.MultiLabel.loss(logits, labels, smoothing=0.2)
+    loss = malaria.multi_label_loss(logits, labels, smoothing=0.2)
     expected = -smoothed * math.log(3 / 4) - (1 - smoothed) * math.log(1 / 4)
     assert loss.item() == pytest.approx(expected)
 

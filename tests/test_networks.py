@@ -8,6 +8,7 @@ from torch import nn
 
 import rollNumber_05 as malaria
 from extras.layers import layer_table, size_formula, trace_layers
+from extras.smoothing import SmoothConvTranspose2d
 
 # Sizes
 
@@ -145,7 +146,7 @@ def test_the_mtd_gives_a_logit_a_class(mtd, images):
 @pytest.fixture(params=[(3, 8), (16, 3)], ids=str)
 def upsampling(request):
     """(filtered, plain): two transposed convolutions with the same weights."""
-    filtered = malaria.SmoothConvTranspose2d(*request.param, 4, 2, 1)
+    filtered = SmoothConvTranspose2d(*request.param, 4, 2, 1)
     plain = nn.ConvTranspose2d(*request.param, 4, 2, 1)
     plain.load_state_dict(filtered.state_dict())
     return filtered, plain
@@ -197,7 +198,7 @@ def test_the_filter_keeps_the_precision_of_autocast(upsampling):
 
 
 @pytest.mark.parametrize(
-    ("smooth", "kind"), [(True, malaria.SmoothConvTranspose2d), (False, nn.ConvTranspose2d)]
+    ("smooth", "kind"), [(True, SmoothConvTranspose2d), (False, nn.ConvTranspose2d)]
 )
 def test_smooth_says_whether_the_generator_filters(smooth, kind):
     """All transposed convolutions of a generator are of one kind."""

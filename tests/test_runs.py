@@ -1,6 +1,7 @@
 """Training end to end, as a user runs it: pictures, numbers, resuming, Ctrl-C and locks."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -125,9 +126,20 @@ def test_the_samples_are_an_animation_too(demo, task):
         assert animation.n_frames == 2
 
 
-def test_without_a_measured_epoch_there_is_no_picture_of_quality(demo):
-    """No empty panel is drawn."""
-    assert not (demo.folder / "results/gan/quality.png").exists()
+def test_without_a_measured_epoch_there_is_no_picture_of_quality(tmp_path, small_config):
+    """No empty panel is drawn, as long as none has been measured."""
+    trainer = malaria.Trainer("gan", small_config(), classes.STAGES, "cpu")
+    trainer.history = [{"epoch": 1}]
+    trainer.traces = torch.zeros(2, len(malaria.StepMetrics._fields))
+    malaria.plot_training(trainer, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["losses.png", "scores.png"]
+
+
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_the_last_epoch_is_measured(demo, task):
+    """Though --measure_every is 10."""
+    rows = read_metrics(demo.folder / "results" / task / "metrics.csv")
+    assert [math.isnan(row["kid_train"]) for row in rows] == [True, False]
 
 
 @pytest.mark.parametrize("task", ["gan", "mtd"])
@@ -424,7 +436,7 @@ def trainer_of_seven_steps(small_config, random_data):
         trainer.rates.append(optimizer.param_groups[0]["lr"])
 
     trainer.optimizers["discriminator"].register_step_pre_hook(keep_rate)
-    trainer.set_rates(0.9)
+    trainer.set_rate_factor(0.9)
     trainer.train_epoch(random_data([0, 1, 2, 3] * 3), 7, tqdm(disable=True))
     return trainer
 
@@ -471,7 +483,7 @@ def test_rates_are_constant_then_fall(done, factor):
     """With --lr_decay 0.5: whole until half of the epochs, then in a line."""
     config = malaria.Config(lr_decay=0.5, g_width=8, d_width=8)
     trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
-    trainer.set_rates(done)
+    trainer.set_rate_factor(done)
     assert trainer.rate_factor == pytest.approx(factor)
 
 
@@ -480,7 +492,7 @@ def test_each_network_has_a_rate_of_its_own(name, rate, small_config, random_dat
     """At an adversarial step, times the factor."""
     config = small_config(lr_decay=0.5, lr_g=1e-3, lr_d=2e-3)
     trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
-    trainer.set_rates(0.95)
+    trainer.set_rate_factor(0.95)
     trainer.train_epoch(random_data([0, 1, 2, 3] * 3), 1, tqdm(disable=True))
     assert trainer.optimizers[name].param_groups[0]["lr"] == pytest.approx(rate)
 
@@ -735,6 +747,31 @@ def test_a_resumed_mtd_keeps_its_interval_of_adversarial_steps(demo, run_script)
     done = run_script(*flags, cwd=demo.folder)
     assert done.returncode == 2
     assert "made with --adversarial_every 1; this cannot change" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--adversarial_every", "0"), ("--d_steps", "0"), ("--symmetry", "auto")]
+)
+def test_a_resumed_command_may_repeat_what_a_run_replaces(demo, monkeypatch, flag, value):
+    """It stands for what the run was made with."""
+    monkeypatch.chdir(demo.folder)
+    config = malaria.config_from(["--task", "mtd", "--resume", flag, value])
+    trainer = malaria.Trainer("mtd", config, classes.STAGES, "cpu")
+    malaria.restore(trainer, config)
+    assert trainer.epoch == 2
+
+
+@pytest.mark.parametrize("flags", [{"beta1_g": 0.0, "beta1_d": 0.0}, {}])
+def test_a_run_with_sgd_is_resumed(tmp_path, small_config, random_data, flags):
+    """Without momentum SGD keeps nothing of its own."""
+    config = small_config(optimizer="sgd", results_dir=str(tmp_path), **flags)
+    trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
+    trainer.train_epoch(random_data([0, 1, 2, 3] * 3), 1, tqdm(disable=True))
+    malaria.save_checkpoint(trainer.state(), tmp_path / "gan/last.pt")
+    config = dataclasses.replace(config, resume="auto")
+    resumed = malaria.Trainer("gan", config, classes.STAGES, "cpu")
+    malaria.restore(resumed, config)
+    assert resumed.epoch == 1
 
 
 def test_a_resumed_task_all_has_no_weights(demo, monkeypatch):

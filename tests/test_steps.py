@@ -32,7 +32,7 @@ def adversarial_loss_of(output):
 
 def class_loss_of(output):
     """J(C) of the images of the fixture `images`."""
-    return malaria.SingleLabel.loss(output.class_logits, LABELS)
+    return malaria.single_label_loss(output.class_logits, LABELS)
 
 
 def test_the_adversarial_loss_reaches_the_trunk(mtd, images):
@@ -172,7 +172,7 @@ def test_the_head_learns_from_images_of_its_own_if_it_has_some(mtd, images):
     """J(C) is that of these images and labels."""
     labels = torch.tensor([3, 2, 1])
     head_images = torch.randn(3, 3, 32, 32)
-    expected = malaria.SingleLabel.loss(mtd(head_images).class_logits, labels)
+    expected = malaria.single_label_loss(mtd(head_images).class_logits, labels)
     fake = torch.randn(6, 3, 32, 32)
     optimizer = torch.optim.SGD(mtd.parameters())
     step = malaria.discriminator_step(
