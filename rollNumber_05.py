@@ -241,6 +241,9 @@ class Config:
         ("auto", "fp32", "bf16"),
         changeable=True,
     )
+    replay: bool = training_flag(
+        False, "on a GPU: record a step, and start its kernels all at once", changeable=True
+    )
     seed: int = training_flag(0, "seed of weights, batches and noise", low=0, high=2**63 - 1)
     device: str = training_flag(
         "auto",
@@ -938,14 +941,6 @@ class AdversarialLoss(NamedTuple):
         """What is shown of D: probabilities of real, or, of a critic, its logits."""
         return logits if self.real_probability is None else self.real_probability(logits)
 
-    def scale(self):
-        """What realness means, in words."""
-        return "higher is more real" if self.real_probability is None else "0 fake, 1 real"
-
-    def limits(self):
-        """The ends of an axis of realness, with room for a legend; None if there are none."""
-        return None if self.real_probability is None else (0, 1.3)
-
 
 LOSSES = {
     "bce": AdversarialLoss(
@@ -1194,6 +1189,11 @@ class Trainer:
             self.averages[name] = averaged(network)
             self.optimizers[name] = make_optimizer(config, name, network.parameters())
 
+        self.run_updates = self.update_networks
+        if config.replay:
+            replayed = extra("replay").replayed
+            self.run_updates = replayed(self.update_networks, self.optimizers, self.device)
+
         self.strength = torch.zeros((), device=self.device)  # of the augmentation
         self.rate_factor = 1.0  # of all learning rates
         self.epochs = config.epochs or (DEMO_EPOCHS if config.is_demo else EPOCHS[task])
@@ -1258,6 +1258,16 @@ class Trainer:
         real, head: Batches, and trains_generator, as in StepData. previous: the StepMetrics of the
         step before, which has J(G) of a step that leaves G as it is. Returns StepMetrics.
         """
+        self.apply_rate("discriminator", self.config.lr_d)
+        self.apply_rate("generator", self.config.lr_g)
+        metrics = self.run_updates(real, head, trains_generator, previous)
+        self.average("discriminator")
+        if trains_generator:
+            self.average("generator")
+        return metrics
+
+    def update_networks(self, real, head, trains_generator, previous):
+        """The part of adversarial_step that is all work of the device, and can be recorded."""
         config = self.config
         labels = None
         if head is not None:
@@ -1272,7 +1282,6 @@ class Trainer:
             real_images, fake = self.augmented(*groups)
         else:
             real_images, fake, head_images = self.augmented(*groups, (head.images, HEAD_STRENGTH))
-        self.apply_rate("discriminator", config.lr_d)
         with self.autocast():
             d_step = discriminator_step(
                 self.parallel["discriminator"],
@@ -1294,7 +1303,6 @@ class Trainer:
             margins = d_step.real_logits - adversarial_loss.boundary
             speed = len(real) / ADA_IMAGES
             extra("augmentation").adapt_strength(self.strength, margins, speed)
-        self.average("discriminator")
         d_real = adversarial_loss.realness(d_step.real_logits).mean()
         d_fake = adversarial_loss.realness(d_step.fake_logits).mean()
         return StepMetrics(d_step.loss_d, d_step.loss_c, d_real, d_fake, loss_g)
@@ -1307,9 +1315,8 @@ class Trainer:
         config = self.config
         if config.fresh_noise:  # else G runs once a step for both, which is as good and faster
             [fake] = self.augmented((self.draw_fakes(labels, len(real)), self.strength))
-        self.apply_rate("generator", config.lr_g)
         with self.autocast():
-            loss_g = generator_step(
+            return generator_step(
                 self.networks["discriminator"],  # not parallel: its own gradients are off here
                 self.optimizers["generator"],
                 fake,
@@ -1319,8 +1326,6 @@ class Trainer:
                 real=real,
                 feature_matching=config.feature_matching,
             )
-        self.average("generator")
-        return loss_g
 
     def head_step(self, head, previous):
         """One update of the MTD on J(C) alone.
@@ -1657,7 +1662,8 @@ class EpochReporter:
             generator = trainer.averages["generator"].module
             row |= measure_quality(generator, self.data, trainer.config.seed + 1)
             if trainer.task == "gan":
-                is_best = self.note_kid(row)
+                is_best = -row["kid_train"] > trainer.best
+                trainer.best = max(-row["kid_train"], trainer.best)
         if trainer.task == "mtd":
             scores = self.validate()
             for split, of_split in scores.items():
@@ -1683,7 +1689,7 @@ class EpochReporter:
         trainer.saved_epoch = trainer.epoch
         if LOSSES[trainer.config.loss].real_probability:
             self.warn("discriminator", extra("advice").on_discriminator(trainer.history))
-        write_metrics(trainer, self.folder)
+        extra("files").save_rows(trainer.history, self.folder / "metrics.csv")
         if self.events:
             self.events.write(row)
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
@@ -1699,12 +1705,6 @@ class EpochReporter:
         for split, part in self.subsets.items():
             scores[split] = evaluate(part, predict(mtd, part, loss).probabilities)
         return scores
-
-    def note_kid(self, row):
-        """Note a gan's KID to the training cells; returns whether it is the lowest so far."""
-        is_best = -row["kid_train"] > self.trainer.best
-        self.trainer.best = max(-row["kid_train"], self.trainer.best)
-        return is_best
 
     def note_accuracy(self, row, standard_error):
         """Note an MTD's balanced accuracy on validation; returns whether the epoch is kept.
@@ -1736,11 +1736,6 @@ class EpochReporter:
             words.append(f"val {row['val_accuracy']:.3f} balanced {balanced:.3f}")
         words.append(f"{row['images_per_second']:.0f} images/s")
         return f"{self.trainer.task} epoch {row['epoch']}: {'  '.join(words)}"
-
-
-def write_metrics(trainer, folder):
-    """metrics.csv: the numbers of every epoch; a column is empty where it was not measured."""
-    extra("files").save_rows(trainer.history, folder / "metrics.csv")
 
 
 def write_samples(trainer, folder):
@@ -2135,14 +2130,16 @@ def plot_traces(path, task, unit, columns, y_limits=None):
 
 def plot_training(trainer, folder):
     """losses.png, scores.png, quality.png and, of an MTD, classifier_curves.png."""
+    drawing = extra("drawing")
     traces = StepMetrics(*trainer.traces.numpy().T)
     losses = {"J(G)": traces.loss_g, "J(D)": traces.loss_d}
     realness = {"D(x), real": traces.d_real, "D(G(z)), generated": traces.d_fake}
     adversarial_loss = LOSSES[trainer.config.loss]
     unit = f"loss ({adversarial_loss.unit})"
     plot_traces(folder / "losses.png", trainer.task, unit, losses)
-    answer = f"D: {adversarial_loss.scale()}"
-    plot_traces(folder / "scores.png", trainer.task, answer, realness, adversarial_loss.limits())
+    answer = f"D: {drawing.realness_scale(adversarial_loss)}"
+    limits = drawing.realness_limits(adversarial_loss)
+    plot_traces(folder / "scores.png", trainer.task, answer, realness, limits)
     if any("kid_train" in row for row in trainer.history):
         plot_history(trainer.history, folder / "quality.png", QUALITY_PANELS)
     if trainer.task == "mtd":
@@ -2316,7 +2313,8 @@ def plot_gradcam(folder, checkpoint, test, seed, limit=24, columns=9):
         title = f"Grad-CAM of the likeliest class, {name} answers (test)"
         drawing.gallery(folder / f"gradcam_{name}.png", title, pictures, columns)
     pictures = real_fake_pictures(checkpoint, test, seed, limit // 4)
-    title = f"Grad-CAM of the real/fake answer (D: {LOSSES[config['loss']].scale()})"
+    scale = drawing.realness_scale(LOSSES[config["loss"]])
+    title = f"Grad-CAM of the real/fake answer (D: {scale})"
     drawing.gallery(folder / "gradcam_real_fake.png", title, pictures, columns)
 
 
@@ -2357,7 +2355,8 @@ def report_run(trainer, folder, data):
         prepare_answers(checkpoint, data)
         save_checkpoint(checkpoint.state, source)
     place = hand_over(checkpoint, source, config)
-    write_metrics(trainer, folder)  # a kill may have come between last.pt and it
+    # A kill may have come between last.pt and this.
+    extra("files").save_rows(trainer.history, folder / "metrics.csv")
     if task == "mtd":
         report_mtd(folder, data, checkpoint)
     report_generator(folder, config, data, checkpoint)

@@ -7,14 +7,20 @@
                                                             only measure, three draws of noise
     python -m benchmarks.generators --summary               the table of what is done
     python -m benchmarks.generators --smoke                 every model, two seconds each
+    python -m benchmarks.generators --data_path DIR --device cuda --minutes 2 --models ON_GPU
+                                                            what users of a GPU would pick
 
 script       the script's --task gan with its defaults
 assignment   the same networks with --recipe assignment
 tutorial     the DCGAN of the paper's size (512 channels at 4x4) as tutorials train it:
              ImageFolder, DataLoader, Adam 2e-4
 torchgan     torchgan 0.1.0's own DCGAN of that size and its Trainer's step
+replayed     as script, with --replay; only if named
+lightweight  lightweight-gan 1.2.1 with its defaults (benchmarks/lightweight.py); only if named
+ON_GPU       replayed, lightweight, script, torchgan and tutorial
 
-Time is training only. Measured are 500 cells of the last weights (the script's: averaged), from
+Time is training only. After each tenth of it kid_train is taken too, which gives the seconds to the
+first that is at most 0.3. Measured are 500 cells of the last weights (the script's: averaged), from
 the same seed, in pooled features of EfficientNet-Lite0 (ImageNet, 112x112, not Inception):
 kid_train and kid_unseen, mean of 50 subsets of 100, to the training cells and to those of the val
 and test fields together; frechet to the training cells; precision and recall. The floor is the
@@ -23,6 +29,7 @@ so it is low), training cells to unseen ones in the rest.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -31,12 +38,14 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
 
 import rollNumber_05 as malaria
+from benchmarks.lightweight import LightweightLoop
 from benchmarks.peers import ScriptLoop, TorchganLoop, TutorialLoop, write_png_folder
 from benchmarks.runs import (
     append_run,
@@ -54,6 +63,8 @@ from extras import drawing
 from extras.quality import Quality, kernel_distance, share_within
 
 MEASURES = ("kid_train", "kid_unseen", "frechet", "precision", "recall")
+GOOD_KID = 0.3  # kid_train; about that of saved_models/gan.pt
+STOPS = 10  # in a training, at which kid_train is taken
 PAPER_WIDTH = 512  # channels at 4x4 (Radford et al. 2016, fig. 1)
 
 
@@ -83,10 +94,18 @@ class Measurement:
         self.train = self.quality.real["train"]
         self.unseen = self.quality.features(data.split("val", "test").uint8())
 
+    def generated(self, generator, seed):
+        """Features of the cells that a generator draws."""
+        noise = malaria.latents(malaria.GENERATED, generator, seed + 1)
+        return self.quality.features(malaria.sample(generator, noise))
+
+    def kid_train(self, generator, seed):
+        """The first of the MEASURES alone."""
+        return kernel_distance(self.train, self.generated(generator, seed))
+
     def measure(self, generator, seed):
         """The MEASURES of a generator."""
-        noise = malaria.latents(malaria.GENERATED, generator, seed + 1)
-        fake = self.quality.features(malaria.sample(generator, noise))
+        fake = self.generated(generator, seed)
         return {
             "kid_train": kernel_distance(self.train, fake),
             "kid_unseen": kernel_distance(self.unseen, fake),
@@ -143,28 +162,66 @@ def torchgan_loop(given, data, folder):
     return TorchganLoop(config, folder, data.device)
 
 
+def replayed_loop(given, data, folder):
+    """The script with its defaults and its step as one graph."""
+    return ScriptLoop("gan", malaria.Config(replay=True, **given), data)
+
+
+def lightweight_loop(given, data, folder):
+    """lightweight-gan's way of training its networks."""
+    return LightweightLoop(malaria.Config(**given), folder, data.device)
+
+
 # {name: (flags given, data, folder of the training cells as files) -> an untrained Loop}
 MODELS = {
     "script": script_loop,
     "assignment": assignment_loop,
     "tutorial": tutorial_loop,
     "torchgan": torchgan_loop,
+    "replayed": replayed_loop,
+    "lightweight": lightweight_loop,
 }
+ON_CPU = ("script", "assignment", "tutorial", "torchgan")
+ON_GPU = ("replayed", "lightweight", "script", "torchgan", "tutorial")
 
 
-def train(loop, seconds):
-    """Train for so many seconds; returns the steps and seconds that it took."""
-    steps_a_turn = 50 if seconds > 60 else 1
+class Stop(NamedTuple):
+    """What a training has come to after some seconds and steps."""
+
+    seconds: float
+    steps: int
+    kid_train: float
+
+
+def train(loop, seconds, kid_train):
+    """Train for so many seconds; returns the steps and seconds that it took, and its Stops.
+
+    kid_train: the function that measures the loop's generator; its time does not count.
+    """
+    is_long = seconds >= 60
+    steps_a_turn = 50 if is_long else 1
+    stops_asked = STOPS if is_long else 1
+    stops = []
     steps = 0
-    start = time.perf_counter()
     spent = 0.0
     while spent < seconds:
         loop.set_rate_factor(spent / seconds)
+        start = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
             loop.run(steps_a_turn)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent += time.perf_counter() - start
         steps += steps_a_turn
-        spent = time.perf_counter() - start
-    return steps, spent
+        if spent >= seconds * (len(stops) + 1) / stops_asked:
+            stops.append(Stop(round(spent, 1), steps, kid_train()))
+    return steps, spent, stops
+
+
+def seconds_to_good(stops):
+    """Seconds to the first Stop with at most GOOD_KID, None if there is none."""
+    good = (stop.seconds for stop in stops if stop.kid_train <= GOOD_KID)
+    return next(good, None)
 
 
 def measure_weights(flags, out, data):
@@ -215,11 +272,14 @@ def run_all(flags, out, data):
 
 def train_and_measure(loop, minutes, measurement, seed):
     """Train a Loop for so long; what it took and the MEASURES of its generator, as a dict."""
-    steps, seconds = train(loop, minutes * 60)
+    kid_train = functools.partial(measurement.kid_train, loop.generator, seed)
+    steps, seconds, stops = train(loop, minutes * 60, kid_train)
     parameters = sum(weights.numel() for weights in loop.generator.parameters())
     return {
         "steps": steps,
         "seconds": round(seconds, 1),
+        "seconds_to_good": seconds_to_good(stops),
+        "stops": stops,
         **measurement.measure(loop.generator, seed),
         "generator_parameters": parameters,
     }
@@ -232,6 +292,8 @@ def measure_table(runs):
     table.insert(0, "seeds", by_model["seed"].nunique())
     table.insert(1, "minutes", by_model["minutes"].first().round(2))
     table.insert(2, "steps", by_model["steps"].first())
+    if "seconds_to_good" in runs:
+        table[f"s to KID {GOOD_KID}"] = by_model["seconds_to_good"].median()
     floor = pd.DataFrame(runs["floor"].tolist(), index=runs["model"]).tail(1)
     floor = floor.apply(mean_and_range, digits=2).to_frame("floor").T
     return pd.concat([table.astype(object), floor])
@@ -258,12 +320,14 @@ def run(arguments):
     """Do what a command line says."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    add("--models", nargs="+", choices=[*MODELS, "ON_GPU"], default=list(ON_CPU))
     add("--seeds", nargs="+", type=int, default=[0])
     add("--weights", type=Path, help="a checkpoint that is measured; nothing is trained")
     add("--minutes", type=float, default=20, help="of training each model")
     flags = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", module="torchmetrics")
+    if "ON_GPU" in flags.models:
+        flags.models = list(ON_GPU)
     with output(flags, "generators.jsonl") as out:
         if flags.smoke:
             flags.minutes = 2 / 60

@@ -4,26 +4,32 @@
     python -m benchmarks.gpu_day --summary      the table of what is in --out
     python -m benchmarks.gpu_day --smoke        a few steps of each loop, on a CPU too
 
-Three loops take turns, with equal networks and batches:
+Loops take turns, with equal networks and batches:
 
 tutorial   PyTorch's DCGAN loop as its users tune it for a GPU: an ImageFolder of PNG crops, workers
            that stay, pinned memory
-eager      the script as it runs
-replayed   the script's step as one CUDA graph: recorded once, then replayed on new batches. The
-           averages are moved outside of it, and learning rates do not fall. Where there is no CUDA
-           the same code runs without a graph
+eager      the script without --replay
+replayed   the script with --replay: its step recorded as one CUDA graph
+equal      the same without augmentation, averages and filter, which the tutorial lacks
+traced     the script's networks as CUDA graphs of torch.compile (backend "cudagraphs")
+compiled   the script's networks by torch.compile (mode "reduce-overhead")
+
+The last two are measured after all others, in some cases. Where there is no CUDA the same code
+runs without graphs.
 
 A line says for a loop: images/s (median, lowest and highest of the rounds) and how much that is of
-the tutorial's; of a step, how often the CPU launches work, how many kernels run and what share of
-the time the GPU is busy (torch.profiler; on a CPU, launches are operators called); the most memory;
-seconds to make the loop and take its first step; of the replayed one, how far its losses are from
-those of the eager step at most, from the same weights on the same batches and random numbers. The
-last lines have the seconds from the command to the end of the first step.
+the tutorial's; of a step its ms, how often the CPU launches work, how many kernels run, and what
+share of the ms the GPU is busy (torch.profiler; on a CPU, launches are operators called); the most
+memory; seconds to make the loop and take its first step; of the replayed one, how far its losses
+are from those of the eager step at most, from the same weights on the same batches and random
+numbers. Of a loop that fails it says why. The first lines have the seconds from the command to the
+end of six steps, of which the last is the first that is replayed.
 """
 
 import argparse
 import contextlib
 import copy
+import dataclasses
 import functools
 import io
 import statistics
@@ -40,7 +46,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
 import rollNumber_05 as malaria
-from benchmarks.peers import Loop, ScriptLoop, TutorialLoop, png_loader, write_png_folder
+from benchmarks.peers import ScriptLoop, TutorialLoop, png_loader, write_png_folder
 from benchmarks.runs import (
     ROOT,
     append_run,
@@ -50,9 +56,10 @@ from benchmarks.runs import (
     output,
     text_of,
 )
-from benchmarks.speed_training import NETWORKS, interleaved
+from benchmarks.speed_training import EQUAL_WORK, NETWORKS, interleaved
+from extras.replay import WARM_UP
 
-WARM_UP = 5  # steps before a graph is recorded: libraries choose and load their kernels
+COMPILED_CASES = 3
 
 
 class Case(NamedTuple):
@@ -64,7 +71,7 @@ class Case(NamedTuple):
     batch_size: int
 
 
-CASES = [  # the most wanted first
+CASES = [  # the most wanted first; torch.compile is tried with the first three
     Case("gan", "the assignment's", 64, 32),
     Case("mtd", "the assignment's", 64, 32),
     Case("gan", "the paper's", 64, 32),
@@ -100,83 +107,57 @@ class TunedTutorialLoop(TutorialLoop):
         )
 
 
-class StepTrainer(malaria.Trainer):
-    """A Trainer whose averages are moved apart from the step: their decay is no tensor."""
+class CompiledLoop(ScriptLoop):
+    """The script's training, its networks through torch.compile."""
 
-    def average(self, name):
-        """Not yet."""
-
-    def move_averages(self):
-        """Move the averages of both networks, which have just learnt."""
-        for name in self.networks:
-            super().average(name)
-
-
-class ReplayedLoop(Loop):
-    """The script's training, its step recorded as a CUDA graph at the first one."""
-
-    def __init__(self, task, config, data):
-        self.trainer = StepTrainer(task, config, data.classes, data.device)
-        self.data = data.split("train")
-        for optimizer in self.trainer.optimizers.values():
-            for group in optimizer.param_groups:
-                group["capturable"] = data.device.type == "cuda"
-        self.batches = None  # the StepData whose tensors the graph reads
-        self.graph = None
-        self.losses = None  # the StepMetrics that it writes
-
-    def step(self, batches):
-        """One step on a StepData; returns its losses (5,)."""
-        if self.batches is None:
-            self.record(batches)
-        self.fill(batches)
-        if self.graph is None:
-            self.losses = self.trainer.adversarial_step(*self.batches)
-        else:
-            self.graph.replay()
-        self.trainer.move_averages()
-        return torch.stack(self.losses)
-
-    def fill(self, batches):
-        """Copy new images and labels to where the graph reads them."""
-        for own, new in zip(self.batches[:2], batches[:2], strict=True):
-            if new is not None:
-                own.images.copy_(new.images)
-                own.labels.copy_(new.labels)
-
-    def record(self, batches):
-        """Record the graph of a step, where there is CUDA, after some steps of warming up."""
-        self.batches = copy.deepcopy(batches)
-        if self.trainer.device.type != "cuda":
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.trainer.adversarial_step(*self.batches)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.losses = self.trainer.adversarial_step(*self.batches)
-
-    def run(self, steps):
-        """Train for some steps."""
-        losses = [self.step(batches) for batches in self.trainer.step_data(self.data, steps)]
-        if not torch.stack(losses).isfinite().all():
-            raise RuntimeError("a loss of the replayed step is not finite")
-        self.trainer.epoch += 1
+    def __init__(self, task, config, data, **settings):
+        super().__init__(task, config, data)
+        if data.device.type != "cuda":
+            settings = {"backend": "eager"}  # compiling for a CPU takes minutes and gains nothing
+        for network in self.trainer.networks.values():
+            network.compile(**settings)
 
 
-def make_loop(name, case, config, data, files):
-    """The loop of a name; files: the folder with the training cells as PNG."""
-    if name == "tutorial":
-        return TunedTutorialLoop(case.task, config, files, len(data.classes), data.device)
-    if name == "eager":
-        return ScriptLoop(case.task, config, data)
-    return ReplayedLoop(case.task, config, data)
+def tuned_tutorial_loop(task, config, data, files):
+    """The tutorials' loop; files: the folder with the training cells as PNG."""
+    return TunedTutorialLoop(task, config, files, len(data.classes), data.device)
 
 
-LOOPS = ("tutorial", "eager", "replayed")
+def eager_loop(task, config, data, files):
+    """The script, one kernel after the other."""
+    return ScriptLoop(task, dataclasses.replace(config, replay=False), data)
+
+
+def replayed_loop(task, config, data, files):
+    """The script's step as one graph."""
+    return ScriptLoop(task, dataclasses.replace(config, replay=True), data)
+
+
+def equal_loop(task, config, data, files):
+    """The same without what the tutorials lack."""
+    return ScriptLoop(task, dataclasses.replace(config, replay=True, **EQUAL_WORK), data)
+
+
+def traced_loop(task, config, data, files):
+    """Each pass of a network as a graph."""
+    return CompiledLoop(task, config, data, backend="cudagraphs")
+
+
+def compiled_loop(task, config, data, files):
+    """The same with kernels that are put together."""
+    return CompiledLoop(task, config, data, mode="reduce-overhead")
+
+
+LOOPS = {
+    "tutorial": tuned_tutorial_loop,
+    "eager": eager_loop,
+    "replayed": replayed_loop,
+    "equal": equal_loop,
+    "traced": traced_loop,
+    "compiled": compiled_loop,
+}
+OWN = ("tutorial", "eager", "replayed", "equal")
+OTHERS = ("tutorial", "eager", "traced", "compiled")
 
 
 # What is measured
@@ -191,7 +172,7 @@ def run_quietly(loop, steps):
 
 
 def first_step(make, device):
-    """(a new loop, its seconds from nothing to the end of its first step, GiB it needed).
+    """(a new loop, its seconds from nothing to the end of its first step, GiB of its first steps).
 
     make: the function that makes it. Memory is of a GPU, None on a CPU.
     """
@@ -203,30 +184,29 @@ def first_step(make, device):
     loop = make()
     run_quietly(loop, 1)
     seconds = time.perf_counter() - start
+    run_quietly(loop, WARM_UP + 1)
     memory = (torch.cuda.max_memory_allocated(device) - before) / 2**30 if on_gpu else None
     return loop, seconds, memory
 
 
 def work_of_steps(loop, steps, device):
-    """{"launches", "kernels" of a step, "busy": share of the time in which the GPU works}."""
+    """{"launches", "kernels", "busy_ms": ms in which the GPU works} of a step."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as profiler:
-        start = time.perf_counter()
         run_quietly(loop, steps)
-        seconds = time.perf_counter() - start
     events = profiler.events()
     if device.type != "cuda":
         operators = [event for event in events if is_outermost_operator(event)]
-        return {"launches": len(operators) / steps, "kernels": None, "busy": None}
+        return {"launches": len(operators) / steps, "kernels": None, "busy_ms": None}
     launches = [event for event in events if is_launch(event)]
     kernels = [event for event in events if is_kernel(event)]
-    busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
+    busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e3
     return {
         "launches": len(launches) / steps,
         "kernels": len(kernels) / steps,
-        "busy": busy / seconds,
+        "busy_ms": busy / steps,
     }
 
 
@@ -248,15 +228,19 @@ def is_outermost_operator(event):
 
 
 def difference_of_losses(replayed, steps):
-    """The largest difference of a loss between replayed and eager steps from the same start."""
+    """The largest difference of a loss between replayed and eager steps from the same start.
+
+    replayed: a ScriptLoop with --replay that has recorded its step.
+    """
     trainer = replayed.trainer
-    eager = malaria.Trainer(trainer.task, trainer.config, trainer.classes, trainer.device)
+    config = dataclasses.replace(trainer.config, replay=False)
+    eager = malaria.Trainer(trainer.task, config, trainer.classes, trainer.device)
     eager.load(copy.deepcopy(trainer.state()))
     batches = [copy.deepcopy(part) for part in trainer.step_data(replayed.data, steps)]
     losses = []
-    for step in (replayed.step, lambda parts: torch.stack(eager.adversarial_step(*parts))):
+    for step in (trainer.adversarial_step, eager.adversarial_step):
         torch.manual_seed(0)
-        losses.append(torch.stack([step(parts) for parts in batches]))
+        losses.append(torch.stack([torch.stack(step(*parts)) for parts in batches]))
     return (losses[0] - losses[1]).abs().max().item()
 
 
@@ -276,43 +260,54 @@ def lengths_of(case, smoke):
     return Lengths(rounds=4, steps=steps, profiled=20)
 
 
-def rates(images, seconds, tutorial_seconds):
-    """Images/s of rounds of so many images: median, range, and over the tutorial's median."""
+def rates(case, steps, seconds, tutorial_seconds):
+    """Images/s of rounds of steps: median, range, and over the tutorial's median; ms of a step."""
     median = statistics.median(seconds)
+    images = steps * case.batch_size
     return {
         "images_per_second": images / median,
         "lowest": images / max(seconds),
         "highest": images / min(seconds),
         "over_tutorial": statistics.median(tutorial_seconds) / median,
+        "step_ms": 1e3 * median / steps,
     }
 
 
-def measure_case(case, config, data, files, smoke):
-    """A record for each loop of a case."""
+def measure_case(case, names, config, data, files, smoke):
+    """A record for each loop of a case, also for one that fails."""
     lengths = lengths_of(case, smoke)
     loops = {}
     records = {}
-    for name in LOOPS:
-        make = functools.partial(make_loop, name, case, config, data, files)
-        loops[name], seconds, memory = first_step(make, data.device)
-        records[name] = {
-            **case._asdict(),
-            "loop": name,
-            "seconds_to_first_step": seconds,
-            "memory_gib": memory,
-        }
+    for name in names:
+        records[name] = {**case._asdict(), "loop": name}
+        make = functools.partial(LOOPS[name], case.task, config, data, files)
+        with noting_failure(records[name]):
+            loops[name], seconds, memory = first_step(make, data.device)
+            records[name] |= {"seconds_to_first_step": seconds, "memory_gib": memory}
     seconds = interleaved(loops, lengths.rounds, lengths.steps, data.device)
-    images = lengths.steps * case.batch_size
-    for name, record in records.items():
-        record |= rates(images, seconds[name], seconds["tutorial"])
-        record |= work_of_steps(loops[name], lengths.profiled, data.device)
-    difference = difference_of_losses(loops["replayed"], lengths.profiled)
-    records["replayed"]["loss_difference"] = difference
+    for name, loop in loops.items():
+        with noting_failure(records[name]):
+            records[name] |= rates(case, lengths.steps, seconds[name], seconds["tutorial"])
+            records[name] |= work_of_steps(loop, lengths.profiled, data.device)
+    if "replayed" in loops:
+        with noting_failure(records["replayed"]):
+            difference = difference_of_losses(loops["replayed"], lengths.profiled)
+            records["replayed"]["loss_difference"] = difference
     return list(records.values())
 
 
+@contextlib.contextmanager
+def noting_failure(record):
+    """An error inside the block becomes a part of the record: what other loops say is not lost."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        record["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        print(f"failed: {record}", flush=True)
+
+
 def measure_first_steps(flags):
-    """Seconds from a command to its end after one step, for both of the script's loops."""
+    """Seconds from a command to its end after the first steps, without and with --replay."""
     records = []
     for name in ("eager", "replayed"):
         command = [sys.executable, "-m", "benchmarks.gpu_day", "--first_step", name]
@@ -353,9 +348,9 @@ def measure(flags, out):
         folder = Path(name)
         for record in measure_first_steps(flags):
             append_run(out, about | record)
-        for case in CASES[:2] if flags.smoke else CASES:
+        for case, names in cases(flags.smoke):
             if time.perf_counter() > end:
-                print(f"not measured, --minutes {flags.minutes} are over: {case}")
+                print(f"not measured, --minutes {flags.minutes} are over: {case} {names}")
                 continue
             config = config_of(case, folder, flags)
             if case.side not in prepared:
@@ -363,17 +358,30 @@ def measure(flags, out):
                 files = folder / f"png{case.side}"
                 write_png_folder(data, files)
                 prepared[case.side] = (data, files)
-            for record in measure_case(case, config, *prepared[case.side], flags.smoke):
-                append_run(out, about | record)
-            print(f"measured {case}", flush=True)
+            together = {**case._asdict(), "loop": ", ".join(names)}
+            with noting_failure(together):
+                for record in measure_case(case, names, config, *prepared[case.side], flags.smoke):
+                    append_run(out, about | record)
+            if "failed" in together:
+                append_run(out, about | together)
+            print(f"measured {case} {names}", flush=True)
+
+
+def cases(smoke):
+    """(Case, names of its loops), the most wanted first."""
+    if smoke:
+        return [(CASES[0], OWN), (CASES[1], OWN), (CASES[0], OTHERS)]
+    own = [(case, OWN) for case in CASES]
+    others = [(case, OTHERS) for case in CASES[:COMPILED_CASES]]
+    return own + others
 
 
 def take_first_step(flags):
-    """What a user waits for before the first step is done, in a process of its own."""
+    """What a user waits for before steps are as fast as they get, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(CASES[0], folder, flags)
         data = malaria.load_data(config, malaria.pick_device(flags.device))
-        run_quietly(make_loop(flags.first_step, CASES[0], config, data, None), 1)
+        run_quietly(LOOPS[flags.first_step](CASES[0].task, config, data, None), WARM_UP + 1)
 
 
 def summary(path):
@@ -386,7 +394,7 @@ def summary(path):
     numbers = steps.astype({"side": int, "batch_size": int}).set_index([*keys, "loop"]).round(3)
     parts.append(numbers.to_string(na_rep=""))
     waits = starts.set_index("loop")[["seconds_from_command"]].round(1)
-    parts += ["", "From the command to the end after one step, s:", text_of(waits)]
+    parts += ["", f"From the command to its end after {WARM_UP + 1} steps, s:", text_of(waits)]
     return "\n".join(parts)
 
 
@@ -394,7 +402,7 @@ def run(arguments):
     """Do what a command line says."""
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=6.0, help="no new case begins after them")
-    parser.add_argument("--first_step", choices=LOOPS[1:], help=argparse.SUPPRESS)
+    parser.add_argument("--first_step", choices=OWN[1:], help=argparse.SUPPRESS)
     flags = parser.parse_args(arguments)
     if flags.first_step:
         take_first_step(flags)

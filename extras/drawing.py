@@ -120,6 +120,16 @@ def draw_trace(axis, values, colour, label, start=0):
     axis.legend(loc="upper right")
 
 
+def realness_scale(adversarial_loss):
+    """What D's answers with an adversarial loss mean, in words."""
+    return "higher is more real" if adversarial_loss.real_probability is None else "0 fake, 1 real"
+
+
+def realness_limits(adversarial_loss):
+    """The ends of an axis of D's answers, with room for a legend; None if there are none."""
+    return None if adversarial_loss.real_probability is None else (0, 1.3)
+
+
 def jet(values):
     """Values in [0, 1], of any shape, as colours from blue to red, RGB in [0, 1] in a last axis."""
     import matplotlib

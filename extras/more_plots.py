@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extras.drawing import COLOURS, Picture, draw_trace, figure, gallery, grid, save_animation
+from extras.drawing import (
+    COLOURS,
+    Picture,
+    draw_trace,
+    figure,
+    gallery,
+    grid,
+    realness_limits,
+    realness_scale,
+    save_animation,
+)
 from extras.files import save_table, save_text
 from extras.paths import SPLITS
 from extras.text import text_table
@@ -119,12 +129,13 @@ def plot_before_after(path, runs, adversarial_loss):
     order. adversarial_loss: theirs, of the script's LOSSES.
     """
     (_, before), (_, after) = runs.values()
-    scale = adversarial_loss.scale()
+    scale = realness_scale(adversarial_loss)
+    axis_limits = realness_limits(adversarial_loss)
     panels = {  # name in StepMetrics: (title, limits of the axis)
         "loss_g": ("J(G)", None),
         "loss_d": ("J(D)", None),
-        "d_real": (f"D(x): {scale}", adversarial_loss.limits()),
-        "d_fake": (f"D(G(z)): {scale}", adversarial_loss.limits()),
+        "d_real": (f"D(x): {scale}", axis_limits),
+        "d_fake": (f"D(G(z)): {scale}", axis_limits),
     }
     with figure(path, 2, 3, size=(15, 9.5)) as (_, axes):
         for axis, (title, (images, _)) in zip(axes[0, :2], runs.items(), strict=True):

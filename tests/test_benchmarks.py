@@ -4,6 +4,8 @@ The figures of the short runs are not looked at.
 """
 
 import functools
+import importlib.util
+import itertools
 import json
 
 import numpy as np
@@ -22,6 +24,7 @@ from benchmarks.classifier_scores import (
     seed_scores,
     share_right,
 )
+from benchmarks.peers import Loop
 
 run_classifiers = functools.partial(run_here, classifiers.run, "--smoke")
 run_conditional = functools.partial(run_here, conditional.run, "--smoke")
@@ -209,6 +212,38 @@ def test_the_frechet_distance_is_that_of_gaussians_whose_traces_are_known():
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
+# Time to a quality
+
+
+class IdleLoop(Loop):
+    """A loop whose steps take no work."""
+
+    def run(self, steps):
+        """Nothing."""
+
+
+def test_the_quality_is_taken_at_the_end_of_a_short_training():
+    """Once, for it takes longer than the training."""
+    steps, _, stops = generators.train(IdleLoop(), 0.01, lambda: 0.5)
+    assert [(stop.steps, stop.kid_train) for stop in stops] == [(steps, 0.5)]
+
+
+def test_the_quality_is_taken_after_each_tenth_of_a_long_training(monkeypatch):
+    """A clock that goes on by seven seconds a turn; measuring takes none of them."""
+    clock = itertools.count(0, 7)
+    monkeypatch.setattr(generators.time, "perf_counter", lambda: next(clock))
+    _, seconds, stops = generators.train(IdleLoop(), 100, lambda: 0.5)
+    assert len(stops) == generators.STOPS
+    assert stops[-1].seconds == seconds
+
+
+def test_the_seconds_to_a_quality_are_those_of_the_first_stop_that_has_it():
+    """A later one can be worse again."""
+    stops = [generators.Stop(10.0 * i, i, kid) for i, kid in enumerate([0.9, 0.31, 0.3, 0.4])]
+    assert generators.seconds_to_good(stops) == 20.0
+    assert generators.seconds_to_good(stops[:2]) is None
+
+
 # Sweep
 
 
@@ -306,9 +341,21 @@ def test_all_generators(tmp_path, few_generated):
     """Each has its row, and a picture of its cells."""
     done = run_generators("--out", "out.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert rows_of(done.stdout) >= {"floor", *generators.MODELS}
-    for model in generators.MODELS:
+    assert rows_of(done.stdout) >= {"floor", *generators.ON_CPU}
+    for model in generators.ON_CPU:
         assert (tmp_path / f"out_{model}_0.png").exists(), model
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    importlib.util.find_spec("lightweight_gan") is None, reason="lightweight-gan is not installed"
+)
+def test_generators_that_are_only_trained_if_named(tmp_path, small_data, few_generated):
+    """lightweight-gan on a CPU too, which stands in for the GPU that it asks for."""
+    flags = ["--data_path", small_data, "--out", "out.jsonl", "--device", "cpu"]
+    done = run_generators(*flags, "--models", "lightweight", "replayed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(done.stdout) >= {"lightweight", "replayed"}
 
 
 @pytest.mark.long

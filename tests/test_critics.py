@@ -8,7 +8,7 @@ from conftest import TINY
 from torch import nn
 
 import rollNumber_05 as malaria
-from extras import classes
+from extras import classes, drawing
 
 CRITICS = ("hinge", "wgan-gp")
 
@@ -117,7 +117,7 @@ def test_the_answer_of_a_critic_is_no_probability(loss):
     logits = torch.tensor([-3.0, 7.0])
     assert adversarial_loss.real_probability is None
     assert adversarial_loss.realness(logits) is logits
-    assert adversarial_loss.scale() == "higher is more real"
+    assert drawing.realness_scale(adversarial_loss) == "higher is more real"
 
 
 @pytest.mark.parametrize("loss", malaria.LOSSES)
@@ -192,7 +192,7 @@ def test_a_waiting_generator_stays_as_it_is(small_config):
     batch = malaria.Batch(torch.rand(8, 3, 32, 32), torch.zeros(8))
     last = trainer.adversarial_step(batch, None)
     before = [weight.clone() for weight in trainer.networks["generator"].parameters()]
-    losses = trainer.adversarial_step(batch, None, trains_generator=False, last=last)
+    losses = trainer.adversarial_step(batch, None, trains_generator=False, previous=last)
     after = trainer.networks["generator"].parameters()
     assert all(map(torch.equal, before, after))
     assert losses.loss_g is last.loss_g
