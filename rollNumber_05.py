@@ -1301,8 +1301,7 @@ class Trainer:
         adversarial_loss = LOSSES[config.loss]
         if config.augment and adversarial_loss.boundary is not None:
             margins = d_step.real_logits - adversarial_loss.boundary
-            speed = len(real) / ADA_IMAGES
-            extra("augmentation").adapt_strength(self.strength, margins, speed)
+            extra("augmentation").adapt_strength(self.strength, margins, len(real) / ADA_IMAGES)
         d_real = adversarial_loss.realness(d_step.real_logits).mean()
         d_fake = adversarial_loss.realness(d_step.fake_logits).mean()
         return StepMetrics(d_step.loss_d, d_step.loss_c, d_real, d_fake, loss_g)

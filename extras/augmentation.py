@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 class Symmetry(NamedTuple):
@@ -25,6 +26,9 @@ SYMMETRIES = {
     "mirror": Symmetry(1, True, -1 / 6, 1 / 6),
     "none": Symmetry(1, False, -1 / 6, 1 / 6),
 }
+
+BILINEAR = 0  # numbers by which torch's own operators name what F.grid_sample has words for
+REFLECTION = 2
 
 
 def warp_grid(side, angle, zoom=1.0, mirror=1.0, shift=None):
@@ -75,10 +79,10 @@ def draw_changes(strengths, channels, side, symmetry="all"):
     allowed = SYMMETRIES[symmetry]
     sizes = [2, 4, 2, 2, 2 * channels]
     numbers = torch.rand(len(strengths), sum(sizes), device=strengths.device)
-    uses, turns, place, light, tints = numbers.split(sizes, 1)
-    moved, coloured = (uses < strengths[:, None]).float().split(1, 1)  # each (B, 1)
-    turn, flip, tilt, size = turns.split(1, 1)
-    contrast, brightness = (coloured * (light - 0.5)).split(1, 1)
+    chances, poses, places, lights, tints = numbers.split(sizes, 1)
+    moved, coloured = (chances < strengths[:, None]).float().split(1, 1)  # each (B, 1), 0 or 1
+    turn, flip, tilt, size = poses.split(1, 1)
+    contrast_change, brightness_change = (coloured * (lights - 0.5)).split(1, 1)
 
     quarters = (allowed.quarters * turn).floor()
     between_quarters = allowed.low + (allowed.high - allowed.low) * tilt
@@ -87,11 +91,11 @@ def draw_changes(strengths, channels, side, symmetry="all"):
     mirror = torch.ones_like(flip)
     if allowed.is_mirrored:
         mirror = 2 * flip.round() - 1
-    shift = moved * (0.24 * place - 0.12)
+    shift = moved * (0.24 * places - 0.12)
     grid = warp_grid(side, angle, zoom, mirror, shift)
 
-    contrast = 1 + 0.8 * contrast
-    brightness = 1 + brightness
+    contrast = 1 + 0.8 * contrast_change
+    brightness = 1 + brightness_change
     gain, tint = (coloured * (tints - 0.5)).split(channels, 1)  # each (B, C)
     gain = 1 + 0.5 * gain
     # ((image - mean) * contrast + mean * brightness) * gain + 0.4 * tint
@@ -99,13 +103,40 @@ def draw_changes(strengths, channels, side, symmetry="all"):
     return Changes(grid, *(values[:, :, None, None] for values in colours))
 
 
+class Change(torch.autograd.Function):
+    """What changed() does, with its own gradient, of the images alone.
+
+    Autograd's takes longer: it sums in channels_last, and widens the mean's part to whole images.
+    """
+
+    @staticmethod
+    def forward(context, images, grid, contrast, mean_gain, tint):
+        """Images (B, C, S, S) and the fields of their Changes -> images in channels_last."""
+        context.save_for_backward(grid, contrast, mean_gain)
+        warped = warp(images, grid)
+        mean = warped.mean((2, 3), keepdim=True)
+        offset = torch.addcmul(tint, mean, mean_gain)
+        result = torch.addcmul(offset, warped, contrast)
+        return result.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, gradients):
+        """The gradient of the images; the Changes have none."""
+        grid, contrast, mean_gain = context.saved_tensors
+        gradients = gradients.contiguous()
+        mean = gradients.mean((2, 3), keepdim=True)
+        gradients = torch.addcmul(mean * mean_gain, gradients, contrast)
+        images = gradients  # only their shape counts where the grid has no gradient
+        gradients, _ = torch.ops.aten.grid_sampler_2d_backward(
+            gradients, images, grid, BILINEAR, REFLECTION, False, [True, False]
+        )
+        return gradients.contiguous(memory_format=torch.channels_last), None, None, None, None
+
+
 def changed(images, changes):
     """Images (B, C, S, S) after their Changes; in channels_last, as D's convolutions want them."""
-    warped = warp(images, changes.grid)
-    mean = warped.mean((2, 3), keepdim=True)
-    offset = torch.addcmul(changes.tint, mean, changes.mean_gain)
-    result = torch.addcmul(offset, warped, changes.contrast)
-    return result.contiguous(memory_format=torch.channels_last)
+    return Change.apply(images, *changes)
 
 
 def augment_groups(groups, symmetry="all"):
@@ -137,12 +168,12 @@ def augment(images, strength, symmetry="all"):
     return result
 
 
-def adapt_strength(strength, margins, speed):
-    """Adaptive discriminator augmentation: move a strength in [0, 1] in place by `speed`.
+def adapt_strength(strength, margins, step):
+    """Adaptive discriminator augmentation: move a strength in [0, 1] in place by `step`.
 
     Up while D holds over 80 % of real images for real, a sign of overfitting, else down: r_t
     against 0.6 (Karras et al. 2020, sec. 3.1). margins: by how much D's answers about real images
     are on the side of real (B,).
     """
     overfitting = margins.sign().mean() - 0.6
-    strength.add_(overfitting.sign() * speed).clamp_(0, 1)
+    strength.add_(overfitting.sign() * step).clamp_(0, 1)

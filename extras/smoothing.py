@@ -5,6 +5,28 @@ import torch.nn.functional as F
 from torch import nn
 
 
+class Smoothing(torch.autograd.Function):
+    """A filter on each channel, edges repeated.
+
+    Its matrix is symmetric as its kernel is, so that its gradient is the same filter; autograd's
+    own, through the padding, takes longer.
+    """
+
+    @staticmethod
+    def forward(context, maps, kernel):
+        """Maps (B, C, H, W) and a kernel (C, 1, 3, 3) -> maps of the same size."""
+        context.save_for_backward(kernel)
+        with torch.autocast(maps.device.type, enabled=False):  # it would pad in float32
+            padded = F.pad(maps, (1, 1, 1, 1), "replicate")
+            return F.conv2d(padded, kernel.to(maps.dtype), groups=len(kernel))
+
+    @staticmethod
+    def backward(context, gradients):
+        """The gradient of the maps; the kernel has none."""
+        [kernel] = context.saved_tensors
+        return Smoothing.apply(gradients, kernel), None
+
+
 class SmoothConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution, then the fixed filter (1 2 1)/4 along both sides.
 
@@ -21,7 +43,4 @@ class SmoothConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, maps):
         """(B, c_in, h, w) -> (B, c_out, H, W)."""
-        maps = super().forward(maps)
-        with torch.autocast(maps.device.type, enabled=False):  # it would pad in float32
-            maps = F.pad(maps, (1, 1, 1, 1), "replicate")
-            return F.conv2d(maps, self.kernel.to(maps.dtype), groups=self.out_channels)
+        return Smoothing.apply(super().forward(maps), self.kernel)

@@ -116,7 +116,7 @@ def test_an_mtd_of_two_convolutions(grey):
 
 def test_more_upsamplings_than_there_are_sides_are_refused():
     """From 4x4 to 28x28 there are three."""
-    with pytest.raises(malaria.UsageError, match="--upsamplings 4: from 4x4 to 28 pixels are 3"):
+    with pytest.raises(malaria.UsageError, match="--upsamplings 4: at most 3 with --image_size 28"):
         malaria.Config(image_size=28, upsamplings=4)
 
 

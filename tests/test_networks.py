@@ -186,6 +186,14 @@ def test_the_filter_is_scipys(upsampling):
     np.testing.assert_allclose(filtered(maps).detach().numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("sides", [(4, 6), (1, 2)], ids=str)
+def test_the_gradient_of_the_filter_is_that_of_small_differences(sides):
+    """Edges too, of maps as small as one pixel, in double precision."""
+    layer = SmoothConvTranspose2d(2, 3, 4, 2, 1).double()
+    maps = torch.rand(2, 2, *sides, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, maps)
+
+
 def test_the_filter_keeps_the_precision_of_autocast(upsampling):
     """It is not widened to float32 and back, and differs by rounding only."""
     filtered, _ = upsampling

@@ -279,6 +279,14 @@ def test_augmentation_is_differentiable(images):
     assert (images.grad.abs().sum((1, 2, 3)) > 0).all()
 
 
+def test_the_gradient_of_augmentation_is_that_of_small_differences():
+    """Of all changes at once, in double precision."""
+    images = torch.rand(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    drawn = augmentation.draw_changes(torch.ones(2), 3, 5)
+    changes = augmentation.Changes(*(values.double() for values in drawn))
+    assert torch.autograd.gradcheck(lambda x: augmentation.changed(x, changes), images)
+
+
 def test_augmentation_of_strength_0_only_turns_and_flips():
     """Each result is one of the eight exact views of its image."""
     images = torch.rand(16, 3, 8, 8)
