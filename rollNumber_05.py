@@ -1675,6 +1675,7 @@ class EpochReporter:
         """Complete and log the row of an epoch that has just ended; returns it as a line."""
         drawing = extra("drawing")
         trainer = self.trainer
+        extra("checks").import_packages()  # if one is broken, that is told after an epoch
         is_best = self.judge_epoch(row)
         trainer.history.append(row)
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them

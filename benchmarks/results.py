@@ -80,6 +80,9 @@ def describe_results(results):
         ),
         section("Speed: benchmarks.speed", speed.summary(results / "speed.json")),
     ]
+    if (results / "speed_avx2.json").exists():
+        title = "Speed on a CPU without AVX-512 and bf16: benchmarks.speed --precision fp32"
+        parts.append(section(title, speed.summary(results / "speed_avx2.json")))
     if (results / "classifiers_intel.jsonl").exists():
         again = section("The same, effnet trained once more", describe_again(results))
         parts.insert(3, again)

@@ -45,13 +45,14 @@ def finished_runs(path):
     return runs
 
 
-def hardware(device):
+def hardware(device, precision="auto"):
     """The processor, its arithmetic in training and the version of PyTorch, in words."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{processor_name()} ({torch.get_num_threads()} of {os.cpu_count()} cores)"
-    bits = torch.finfo(malaria.pick_precision("auto", device)).bits
+        cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+        name = f"{processor_name()} ({cores}, {torch.backends.cpu.get_cpu_capability()})"
+    bits = torch.finfo(malaria.pick_precision(precision, device)).bits
     arithmetic = {16: "bf16", 32: "fp32"}[bits]
     return f"{name}, {arithmetic}, PyTorch {torch.__version__}"
 

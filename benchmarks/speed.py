@@ -6,6 +6,9 @@
     python -m benchmarks.speed --summary        the tables of what is done
     python -m benchmarks.speed --smoke          a few steps of each, to see that it works
 
+--precision fp32, with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+in the environment, makes of a processor with AVX-512 and bf16 one without.
+
 train   images/s of --task gan and --task mtd against the tutorials' loop with equal networks and
         batch: an ImageFolder of PNG crops, a DataLoader with two workers and transforms, plain
         Adam, a printed line each step; and against the step of torchgan 0.1.0. For the
@@ -134,6 +137,7 @@ def measure_apart(name, flags, folder):
     part = Path(folder, f"{name}.json")
     command = [sys.executable, "-m", "benchmarks.speed", "--only", name, "--out", str(part)]
     command += ["--data_path", flags.data_path, "--device", flags.device]
+    command += ["--precision", flags.precision]
     if flags.smoke:
         command.append("--smoke")
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
@@ -144,7 +148,7 @@ def measure_apart(name, flags, folder):
 
 def measure(flags):
     """{"hardware": text, section: results} of the sections of a command line."""
-    results = {"hardware": hardware(malaria.pick_device(flags.device))}
+    results = {"hardware": hardware(malaria.pick_device(flags.device), flags.precision)}
     with tempfile.TemporaryDirectory() as folder:
         if len(flags.only) == 1:
             name = flags.only[0]
@@ -175,6 +179,7 @@ def run(arguments):
     """Do what a command line says."""
     parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     flags = parser.parse_args(arguments)
     with output(flags, "speed.json") as out:
         if not flags.summary:

@@ -34,6 +34,7 @@ def config_for(width, folder, flags, classes=STAGES_ONLY):
         d_width=width,
         results_dir=str(folder),
         device=flags.device,
+        precision=flags.precision,
     )
 
 
@@ -66,7 +67,7 @@ def measure_train(folder, flags):
 def make_loops(task, config, data, files):
     """{name: loop} of a task; files: the folder with the training cells as PNG."""
     settings = {"script": {}, "script, equal work": EQUAL_WORK}
-    if malaria.pick_precision("auto", data.device) != torch.float32:
+    if malaria.pick_precision(config.precision, data.device) != torch.float32:
         settings["script, equal work, fp32"] = {"precision": "fp32", **EQUAL_WORK}
     loops = {}
     for name, changes in settings.items():
@@ -233,6 +234,7 @@ def measure_epoch(folder, flags):
             data_path=flags.data_path,
             results_dir=str(folder / case),
             device=flags.device,
+            precision=flags.precision,
             **settings,
             **lengths,
         )

@@ -9,10 +9,9 @@ import contextlib
 import numpy as np
 from PIL import Image
 
-from extras.images import are_fractions, boxes_fit
+from extras.images import are_fractions, boxes_fit, orientation
 from extras.records import FRACTIONS, DataError
 
-ORIENTATION = 0x0112  # in EXIF; 1 is upright
 SIDES_SWAPPED = {5, 6, 7, 8}  # orientations of a photograph that was held upright
 REACH = 1.05  # of the image's side, to which boxes at the border may reach
 MOST_REACHING_OUT = 0.4  # of all boxes
@@ -82,10 +81,10 @@ def stand_ins(path):
     with contextlib.suppress(Exception), Image.open(path) as image:
         width, height = image.size
         stored = np.broadcast_to(np.uint8(0), (height, width, 3))
-        orientation = image.getexif().get(ORIENTATION, 1)
-        if orientation in SIDES_SWAPPED:
+        turned = orientation(image, path)
+        if turned in SIDES_SWAPPED:
             return [stored, stored.swapaxes(0, 1)]
-        return [stored, stored] if orientation in (2, 3, 4) else [stored]
+        return [stored, stored] if turned in (2, 3, 4) else [stored]
     return []
 
 

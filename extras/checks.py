@@ -1,6 +1,7 @@
 """What is looked at before a training, so that it does not fail at its end."""
 
 import importlib
+import importlib.util
 
 from extras import UsageError
 from extras.files import check_folder
@@ -42,18 +43,31 @@ def check_explainable(test):
 
 
 def check_packages(config):
-    """Raise UsageError if a module that is needed only after the training cannot be imported."""
+    """Raise UsageError if a package that is needed only after the training is not installed."""
+    for name in NEEDED_LATER:
+        package = name.partition(".")[0]
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"the package {package} is not installed; pip install -r requirements.txt"
+            )
+    if config.tensorboard:
+        writer_class()
+
+
+def import_packages():
+    """Import what is needed after the training, which takes seconds the first time.
+
+    Raises UsageError for a package that does not fit another.
+    """
     for name in NEEDED_LATER:
         try:
             importlib.import_module(name)
-        except Exception as error:  # a package that does not fit another can raise anything
+        except Exception as error:  # they can raise anything
             package = name.partition(".")[0]
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
                 f"the package {package} does not import ({reason}); pip install -r requirements.txt"
             ) from error
-    if config.tensorboard:
-        writer_class()
 
 
 def check_output_folders(config):

@@ -1,5 +1,6 @@
 """Names of cells: how data sets write the life stages, and which classes are used."""
 
+import functools
 import re
 
 from extras.records import DataError
@@ -23,7 +24,13 @@ def canonical_class(name):
     Only whole words count: a schistocyte is no schizont, a ringed sideroblast no ring. A name that
     denies one, or has two stages, is kept too.
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(name))
+    return canonical_text(str(name))
+
+
+@functools.lru_cache(10_000)  # it is asked about every cell
+def canonical_text(name):
+    """canonical_class of a name that is text."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = re.sub(r"[\s_\-.,]+", " ", spaced).strip().lower()
     found = [known for known, pattern in CLASS_SPELLINGS.items() if re.search(pattern, words)]
     stages = [known for known in found if known in STAGES]

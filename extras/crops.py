@@ -264,7 +264,7 @@ def build_cache(folder, target, readers, settings):
         if copies:
             folder.notes.append(f"{copies} crops of val or test look just like one of train")
         index = make_index(folder, layout, fields, classes, found, kept, settings.view)
-        (building / "index.json").write_text(json.dumps(dataclasses.asdict(index)))
+        (building / "index.json").write_text(json.dumps(vars(index)))
 
 
 def make_index(folder, layout, fields, classes, found, crops, view):

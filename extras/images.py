@@ -244,12 +244,25 @@ def on_border_colour(image):
 
 
 ORIENTATION = 0x0112  # in EXIF; 1 is upright
+EXIF_IN_PNG = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where Pillow looks for it
+
+
+def orientation(image, path):
+    """How an open Pillow image of a file says that it lies: 1 to 8 as in EXIF, 1 is upright.
+
+    Pillow decodes all of a PNG to look behind its pixels; hardly any has what would be found.
+    """
+    if image.format == "PNG":
+        content = Path(path).read_bytes()
+        if not any(place in content for place in EXIF_IN_PNG):
+            return 1
+    return image.getexif().get(ORIENTATION, 1)
 
 
 def has_orientation(path):
     """Whether an image file says that it is to be turned to stand upright."""
     with contextlib.suppress(Exception), open_image(path) as image:  # read again, and reported
-        return image.getexif().get(ORIENTATION, 1) != 1
+        return orientation(image, path) != 1
     return False
 
 

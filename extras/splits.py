@@ -277,6 +277,6 @@ def count_near(fingerprints, others):
 
 def fingerprint(image):
     """float32 (64,): the small grey image at 8x8, less its mean."""
-    grey = image.mean(2, dtype=np.float32)
-    small = cv2.resize(grey, (8, 8), interpolation=cv2.INTER_AREA)
-    return (small - small.mean()).ravel()
+    small = cv2.resize(image.astype(np.float32), (8, 8), interpolation=cv2.INTER_AREA)
+    grey = small.reshape(64, -1).mean(1)
+    return grey - grey.mean()

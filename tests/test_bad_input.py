@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from layouts import smear, write, write_coco, write_iml, write_m5, yolo_line
 
 import rollNumber_05 as malaria
+from extras import checks
 
 STEP = "--epochs 1 --min_steps 1 --batch_size 2 --g_width 8 --d_width 8 --image_size 28"
 
@@ -435,6 +436,23 @@ def test_a_library_that_does_not_load(monkeypatch):
     malaria.extra.cache_clear()
     with pytest.raises(malaria.UsageError, match=r"libGL.so.1.*requirements.txt"):
         malaria.extra("crops")
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    """It is told before a training."""
+    monkeypatch.setattr(checks, "NEEDED_LATER", ("no_such_package.part",))
+    with pytest.raises(malaria.UsageError, match="no_such_package is not installed"):
+        checks.check_packages(malaria.Config())
+
+
+def test_a_package_that_is_broken(monkeypatch, tmp_path, small_data, run_script):
+    """It is told after the first epoch, not at the end of the run."""
+    (tmp_path / "broken_package.py").write_text("raise AttributeError('of another version')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(checks, "NEEDED_LATER", ("broken_package",))
+    flags = ("--task", "gan", "--data_path", small_data, *TINY, "--epochs", 9)
+    said = complaint(run_script, tmp_path, *flags)
+    assert "broken_package does not import (of another version)" in said
 
 
 def test_a_recipe_that_is_a_dash(run_script, tmp_path):

@@ -481,3 +481,38 @@ def test_a_disk_without_the_place_is_named_before(tmp_path, monkeypatch):
     path = zip_of(tmp_path / "a.zip", {"a.png": bytes(2_000_000_000 // 1000)})
     with pytest.raises(archives.ArchiveError, match="make place, or give --results_dir"):
         unpacked(path, tmp_path / "out")
+
+
+# Where a PNG says how it lies
+
+
+def png_lying(place):
+    """The bytes of a PNG whose EXIF says 6; place: where that is, before or behind the pixels."""
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    picture = Image.new("RGB", (4, 2))
+    file = io.BytesIO()
+    if place == "before":
+        picture.save(file, "PNG", exif=exif)
+        return file.getvalue()
+    picture.save(file, "PNG")
+    chunk = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    end_chunk = 12  # bytes
+    content = file.getvalue()
+    return content[:-end_chunk] + chunk + content[-end_chunk:]
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_png_that_says_how_it_lies(tmp_path, place):
+    """Wherever it does."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_lying(place))
+    assert images.has_orientation(path)
+
+
+def test_a_png_without_exif_is_not_decoded_for_it(tmp_path, monkeypatch):
+    """That would take as long as reading it."""
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", None)
+    with images.open_image(tmp_path / "a.png") as image:
+        assert images.orientation(image, tmp_path / "a.png") == 1
