@@ -278,6 +278,7 @@ def make_index(folder, layout, fields, classes, found, crops, view):
         if crop.box is not None:
             numbers = list(crop.box[:4])
         boxes.append(numbers)
+    names = {field.path: folder.relative(field.path).as_posix() for field in fields}
     return Index(
         layout=layout,
         view=view,
@@ -289,7 +290,7 @@ def make_index(folder, layout, fields, classes, found, crops, view):
         boxes=boxes,
         labels=[crop.label for crop in crops],
         splits=[crop.field.split for crop in crops],
-        sources=[folder.relative(crop.field.path).as_posix() for crop in crops],
+        sources=[names[crop.field.path] for crop in crops],
     )
 
 
