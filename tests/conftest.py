@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,12 @@ def few_generated_cells():
 
 
 # Programs
+
+
+def take_signals():
+    """In a process about to start: INT and HUP reach it, also where the tests run under nohup."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def run_python(*arguments, cwd, **environment):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, take_signals
 
 from extras import advice, files
 
@@ -142,7 +142,9 @@ def test_the_noted_command_repeats_a_run(run_script, small_data, tmp_path):
 def test_ctrl_c_during_imports_is_no_traceback():
     """Torch takes seconds to import; the signal comes when its library is being loaded."""
     program = [sys.executable, ROOT / "rollNumber_05.py", "--help"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=take_signals
+    )
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtorch" not in maps.read_text():
         time.sleep(0.01)

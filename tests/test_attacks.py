@@ -14,7 +14,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, take_signals
 
 import rollNumber_05 as malaria
 from extras import drawing, files, signals
@@ -241,7 +241,11 @@ def test_signals_keep_what_is_finished(small_data, tmp_path, number, code):
     flags = ["--task", "gan", "--data_path", small_data, *TINY, "--epochs", 100000]
     command = [sys.executable, ROOT / "rollNumber_05.py", *flags]
     process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        list(map(str, command)),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=take_signals,
     )
     second = tmp_path / "results/gan/samples/epoch_0002.png"
     deadline = time.time() + 120
