@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from attacks import flat
-from conftest import ROOT, TINY, leave_out_reports
+from conftest import ROOT, TINY, leave_out_reports, take_signals
 from PIL import Image
 from tqdm import tqdm
 
@@ -850,7 +850,7 @@ class Training:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-                preexec_fn=restore_ctrl_c,
+                preexec_fn=take_signals,
             )
         return self
 
@@ -872,11 +872,6 @@ class Training:
         self.process.send_signal(signal_number)
         code = self.process.wait(timeout=60)
         return code, self.errors.read_text()
-
-
-def restore_ctrl_c():
-    """Let a process hear SIGINT, which those in the background of a shell ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 has_signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT and SIGKILL to send")
