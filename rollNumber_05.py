@@ -2393,7 +2393,7 @@ def report_generator(folder, config, data, checkpoint):
     about = {"epoch": checkpoint.state["epoch"], **quality.about(GENERATED)}
     extra("files").save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-    print(f"{checkpoint.state['task']}: KID and its kin of {about['n']} cells: {text}")
+    print(f"{checkpoint.state['task']}: generated beside real cells, n {about['n']}: {text}")
     low_recall = extra("advice").on_recall(numbers["recall"])
     if low_recall:
         print_warning(low_recall)
