@@ -2508,9 +2508,10 @@ def print_layers(config):
     generator, mtd = build_networks("mtd", vars(config), stages)
     noise = torch.zeros(1, config.latent_dim)
     image = torch.zeros(1, config.channels, config.image_size, config.image_size)
-    for network, example in ((generator, noise), (discriminator, image), (mtd, image)):
+    label = torch.zeros(1, dtype=torch.int64)  # of a conditional generator; others need none
+    for network, *inputs in ((generator, noise, label), (discriminator, image), (mtd, image)):
         with evaluating(network):
-            print(extra("layers").describe(network, example), end="\n\n")
+            print(extra("layers").describe(network, *inputs), end="\n\n")
 
 
 def run_tasks(config, data):

@@ -21,27 +21,27 @@ def size_formula(layer, side):
 
 
 @torch.no_grad()
-def trace_layers(network, example):
+def trace_layers(network, *inputs):
     """[(name, layer, input shape, output shape)] of the leaf layers in the order they run.
 
-    example: an input of batch 1; shapes are without the batch.
+    inputs: those of the network, of batch 1; shapes are without the batch.
     """
     names = {layer: name for name, layer in network.named_modules()}
     seen = []
 
-    def note(layer, inputs, output):
+    def note(layer, layer_inputs, output):
         if not list(layer.children()):
-            seen.append((names[layer], layer, inputs[0].shape[1:], output.shape[1:]))
+            seen.append((names[layer], layer, layer_inputs[0].shape[1:], output.shape[1:]))
 
     with nn.modules.module.register_module_forward_hook(note):
-        network(example)
+        network(*inputs)
     return seen
 
 
-def layer_table(network, example):
+def layer_table(network, *inputs):
     """Rows of text, the first the head: layer, kind, output, parameters, output side."""
     rows = [("layer", "kind", "output", "parameters", "output side")]
-    for name, layer, input_shape, output_shape in trace_layers(network, example):
+    for name, layer, input_shape, output_shape in trace_layers(network, *inputs):
         parameters = sum(parameter.numel() for parameter in layer.parameters())
         formula = size_formula(layer, input_shape[-1]) if hasattr(layer, "stride") else ""
         shape = "x".join(map(str, output_shape))
@@ -49,8 +49,8 @@ def layer_table(network, example):
     return rows
 
 
-def describe(network, example):
+def describe(network, *inputs):
     """A network's name, its number of parameters and its layer_table, as text."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    table = text_table(layer_table(network, example))
+    table = text_table(layer_table(network, *inputs))
     return f"{type(network).__name__}: {parameters:,} parameters\n{table}"

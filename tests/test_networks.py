@@ -415,3 +415,11 @@ def test_after_frozen_statistics_running_averages_move_again(mtd, images):
         pass
     mtd(images)
     assert not torch.equal(running_averages(mtd), before)
+
+
+@pytest.mark.parametrize(("flags", "inputs"), [([], 100), (["--conditional"], 104)])
+def test_the_summary_shows_the_generator_that_is_trained(run_script, tmp_path, flags, inputs):
+    """A conditional one takes the four life stages beside the noise."""
+    done = run_script("--summary", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{(inputs + 1) * 128 * 16:,}" in done.stdout
