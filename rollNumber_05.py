@@ -8,8 +8,8 @@ Results go to results/<task>/, weights to saved_models/. README.txt says what is
 
 Sections: config, data, networks, losses, one training step, training, save and load, evaluation,
 Grad-CAM, plots, tasks, command line. What the assignment does not ask for is in extras/: finding
-and cutting crops, other layouts, dealing splits, augmentation, measures. What needs torch alone is
-imported at the top, all else where it is used, through extra().
+and cutting crops, other layouts, dealing splits, augmentation, measures. What is imported at the
+top needs nothing but torch and NumPy; the rest is imported where it is used, through extra().
 """
 
 import contextlib
@@ -1267,7 +1267,10 @@ class Trainer:
         return metrics
 
     def update_networks(self, real, head, trains_generator, previous):
-        """The part of adversarial_step that is all work of the device, and can be recorded."""
+        """The part of adversarial_step that is all work of the device, and can be recorded.
+
+        Arguments and result are its own.
+        """
         config = self.config
         labels = None
         if head is not None:
@@ -1763,7 +1766,7 @@ def print_warning(message):
 # ======================================== save and load ========================================
 
 # Raise it when an old file would load and mean something else, or Trainer.state writes other keys:
-# the weights in saved_models/ have to be converted then. Missing layers are refused in any case.
+# the weights in saved_models/ have to be converted then, and KEYS in extras/checkpoints.py changed.
 CHECKPOINT_FORMAT = 2
 
 
@@ -1798,8 +1801,9 @@ def read_state(path):
         raise UsageError(
             f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
         ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if type(found) is not int or found != CHECKPOINT_FORMAT:  # a tensor compares by element
+    file_format = state.get("format") if isinstance(state, dict) else None
+    is_number = type(file_format) is int  # a tensor would compare by element
+    if not is_number or file_format != CHECKPOINT_FORMAT:
         raise UsageError(
             f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; "
             "--task gan or mtd writes one"
@@ -1860,19 +1864,19 @@ def resume_path(config, task):
     return own if is_own else named
 
 
-def resumed_config(given):
-    """The config of the run to go on with, changed by the flags `given`, as far as they may.
+def resumed_config(flags):
+    """The config of the run to go on with, changed by {flag: value} as far as they may.
 
     Raises UsageError if there is no such run, or a flag cannot change.
     """
-    now = Config(**given)
-    tasks = ("gan", "mtd") if now.task == "all" else (now.task,)
+    command = Config(**flags)
+    tasks = ("gan", "mtd") if command.task == "all" else (command.task,)
     made_with = {}
     for task in tasks:
-        path = resume_path(now, task)
+        path = resume_path(command, task)
         if path:
             made_with[path] = load_checkpoint(path, task).state["config"]
-    return Config(**extra("resuming").merged_settings(now, given, made_with, SETTLED))
+    return Config(**extra("resuming").merged_settings(command, flags, made_with, SETTLED))
 
 
 # ========================================== evaluation ==========================================
@@ -2559,21 +2563,22 @@ def train_and_report(task, config, data):
 # ========================================= command line =========================================
 
 
+TASK_OF_WEIGHTS = {"mtd": "gan", "gradcam": "mtd"}  # task: what its --weights have to be of
+
+
 def config_from(arguments):
     """The Config of a command line: flags over the run to go on with, or over the recipe."""
-    given = vars(make_parser(Config, __doc__).parse_args(arguments))
-    if given.get("weights") and given.get("task") not in ("mtd", "gradcam"):
+    flags = vars(make_parser(Config, __doc__).parse_args(arguments))
+    if flags.get("weights") and flags.get("task") not in TASK_OF_WEIGHTS:
         raise UsageError(
             "--weights goes with --task mtd or gradcam; --task all takes what it has trained itself"
         )
-    if given.get("resume"):
-        if given.get("task", "all") == "all" and given["resume"] != "auto":
-            raise UsageError(
-                f"--resume {given['resume']}: give --task gan or mtd with a checkpoint"
-            )
-        return resumed_config(given)
-    recipe = RECIPES[Config(**given).recipe]  # what is given has been checked then
-    return Config(**{**recipe, **given})
+    if flags.get("resume"):
+        if flags.get("task", "all") == "all" and flags["resume"] != "auto":
+            raise UsageError(f"--resume {flags['resume']}: give --task gan or mtd with it")
+        return resumed_config(flags)
+    recipe = RECIPES[Config(**flags).recipe]  # the flags have been checked then
+    return Config(**{**recipe, **flags})
 
 
 def run(arguments):
@@ -2584,7 +2589,7 @@ def run(arguments):
         return
     extra("checks").check_output_folders(config)
     if config.weights and not config.resume:  # told before the data is read, which can take long
-        load_checkpoint(config.weights, "gan" if config.task == "mtd" else "mtd")
+        load_checkpoint(config.weights, TASK_OF_WEIGHTS[config.task])
     device = pick_device(config.device)
     check_torchrun()
     with extra("processes").process_group(device):

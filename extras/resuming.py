@@ -12,33 +12,33 @@ OF_THE_COMMAND = ("task", "resume", "results_dir", "save_dir", "json", "overwrit
 SIZES = ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth", "upsamplings")
 
 
-def merged_settings(now, given, made_with, settled):
+def merged_settings(command, flags, made_with, settled):
     """The settings of a run that goes on, as a dict.
 
-    now: the Config of the command; given: the flags of it that were written; made_with: {checkpoint
-    file: the settings in it}, of --task all those of both runs; settled: {flag: its value that a
+    command: its Config; flags: those that were written, {name: value}; made_with: {checkpoint file:
+    the settings in it}, of --task all those of both runs; settled: {flag: the value of it that a
     run replaces by what it stands for}. Raises UsageError if there is no run, or a flag cannot
     change.
     """
     if not made_with:
         raise UsageError(
-            f"--resume: no run of --task {now.task} to go on with in {now.results_dir}; "
+            f"--resume: no run of --task {command.task} to go on with in {command.results_dir}; "
             "leave --resume out"
         )
     first = next(iter(made_with.values()))
-    settings = {**first, **given}
+    settings = {**first, **flags}
     # With --task all both runs have to agree with each other and with the flags.
-    for path, settings_then in made_with.items():
-        check_unchanged(path, settings_then, settings, now, settled)
+    for path, settings_of_run in made_with.items():
+        check_unchanged(path, settings_of_run, settings, command, settled)
     for name in OF_THE_COMMAND:
-        settings[name] = getattr(now, name)
-    if now.weights not in ("", first["weights"]):
-        raise UsageError(f"--weights {now.weights}: the run started from {first['weights']!r}")
+        settings[name] = getattr(command, name)
+    if command.weights not in ("", first["weights"]):
+        raise UsageError(f"--weights {command.weights}: the run started from {first['weights']!r}")
     settings["weights"] = first["weights"]
-    if now.task == "all":
+    if command.task == "all":
         settings["weights"] = ""
         for name in settled:
-            settings[name] = given.get(name, settled[name])
+            settings[name] = flags.get(name, settled[name])
     return settings
 
 

@@ -11,7 +11,7 @@ EXACT_TURNS = 8  # of the 24: those that need no resampling
 
 
 def turns(images):
-    """Yield images (B, C, S, S) and their mirror images turned by 30 degrees, 24, exact ones first.
+    """Yield images (B, C, S, S) in 24 turns, by 30 degrees, plain and mirrored; exact ones first.
 
     A cell has no up or down.
     """

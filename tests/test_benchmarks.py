@@ -80,6 +80,21 @@ def test_the_results_in_the_repository_are_those_of_its_files(monkeypatch):
     assert text == (ROOT / "benchmarks" / "RESULTS.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("speed.json", "{} to {} times tutorials' loop with bf16"),
+        ("speed_avx2.json", "{} to {} without"),
+    ],
+)
+def test_the_readme_says_how_fast_training_is(name, words):
+    """As --task runs, over the tutorials' loop, the slowest and the fastest case."""
+    cases = json.loads((ROOT / "report" / "results" / name).read_text())["train"].values()
+    ratios = [case["script"]["over_tutorial"] for case in cases]
+    sentence = words.format(round(min(ratios), 1), round(max(ratios), 1))
+    assert sentence in (ROOT / "README.txt").read_text()
+
+
 # Scores of classifiers
 
 

@@ -337,7 +337,6 @@ def test_every_picture_of_the_demo_is_described(demo):
 def test_every_caption_is_of_a_picture(demo):
     """The script writes every picture that the table of captions knows."""
     names = pictures_of_runs(demo.folder / "results")
-    names.add("quality.png")  # drawn when an epoch has been measured, after ten of them
     for pattern in captions.pictures():
         assert fnmatch.filter(names, pattern), pattern
 
