@@ -47,7 +47,14 @@ except ModuleNotFoundError:
     sys.exit(2)
 from extras.averages import averaged, update_average
 from extras.command import leave, main, saying_what_is_kept
-from extras.devices import check_torchrun, is_first_process, pick_device, pick_precision, processes
+from extras.devices import (
+    check_torchrun,
+    is_first_process,
+    keep_freed_memory,
+    pick_device,
+    pick_precision,
+    processes,
+)
 from extras.flags import check_flag, flags_of, make_parser
 from extras.labels import LABEL_KINDS, MultiLabel, SingleLabel
 from extras.paths import SPLITS
@@ -55,9 +62,10 @@ from extras.pixels import to_images, to_pixels
 from extras.symmetry import (
     EXACT_TURNS,
     TURNS_BY_SYMMETRY,
-    answer_symmetry,
     cam_turn_count,
+    learnt_symmetry,
     symmetry_of,
+    turned_by_noise,
 )
 
 
@@ -608,7 +616,7 @@ class Generator(nn.Module):
 
     Radford et al. 2016, fig. 1. A conditional one (num_classes > 0) takes the class, as one-hot
     numbers, beside the noise (Mirza and Osindero 2014). With fewer upsamplings the first maps are
-    larger (layer_plan).
+    larger (layer_plan). symmetry: of EXACT_TURNS_BY_SYMMETRY; sample() turns images by it.
     """
 
     def __init__(
@@ -621,10 +629,12 @@ class Generator(nn.Module):
         width=128,
         smooth=True,
         upsamplings=0,
+        symmetry="none",
     ):
         super().__init__()
         self.latent_dim = latent_dim
         self.num_classes = num_classes
+        self.symmetry = symmetry
         plan = layer_plan(image_size, width, upsamplings)
         start, _ = plan[0]
         self.project = nn.Sequential(
@@ -795,6 +805,7 @@ def build_networks(task, settings, num_classes):
         num_classes=num_classes if task == "mtd" and settings["conditional"] else 0,
         width=settings["g_width"],
         smooth=settings["smooth"],
+        symmetry=learnt_symmetry(settings),
     )
     norm = norm_of(settings)
     if task == "gan":
@@ -1166,12 +1177,7 @@ class Trainer:
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        self.config = dataclasses.replace(  # the flags of SETTLED; a run that is resumed keeps them
-            config,
-            adversarial_every=adversarial_interval(task, config),
-            d_steps=config.d_steps or LOSSES[config.loss].d_steps,
-            symmetry=symmetry_of(vars(config)),
-        )
+        self.config = settled(task, config)  # a run that is resumed keeps its own
         self.classes = list(classes)
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
@@ -1510,8 +1516,8 @@ class Trainer:
         self.best = state["best"]
         self.history = state["history"]
         self.traces = state["traces"]
-        settled = {name: state["config"][name] for name in SETTLED}
-        self.config = dataclasses.replace(self.config, **settled)
+        own = {name: state["config"][name] for name in SETTLED}
+        self.config = dataclasses.replace(self.config, **own)
 
     def start_from(self, path):
         """Go on from a DCGAN's averaged weights and augmentation strength.
@@ -1537,6 +1543,16 @@ class Trainer:
 
 # Flags whose value here a run replaces, at its start, by what it stands for.
 SETTLED = {"adversarial_every": 0, "d_steps": 0, "symmetry": "auto"}
+
+
+def settled(task, config):
+    """The config of a run, with values of its own for the flags of SETTLED."""
+    return dataclasses.replace(
+        config,
+        adversarial_every=adversarial_interval(task, config),
+        d_steps=config.d_steps or LOSSES[config.loss].d_steps,
+        symmetry=symmetry_of(vars(config)),
+    )
 
 
 def adversarial_interval(task, config):
@@ -1597,6 +1613,8 @@ def train(task, config, data):
     """
     extra("checks").check_trainable(task, data)
     extra("checks").check_packages(config)
+    if data.device.type == "cpu":
+        keep_freed_memory()
     trainer = Trainer(task, config, data.classes, data.device)
     restore(trainer, config)
     trainer.wrap_in_ddp()
@@ -1844,7 +1862,7 @@ def check_state(state):
     """
     checkpoints = extra("checkpoints")
     checkpoints.check_values(state, StepMetrics._fields)
-    config = Config(**state["config"])
+    config = settled(state["task"], Config(**state["config"]))  # an old file lacks new flags
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
     averages = [averaged(network) for network in networks]
@@ -1915,7 +1933,7 @@ def predict(mtd, data, loss, symmetry="none"):
 def calibrated_predictions(checkpoint, data):
     """The Predictions of a checkpoint's MTD about a dataset, calibrated if that is known."""
     config = checkpoint.state["config"]
-    symmetry = answer_symmetry(config)
+    symmetry = learnt_symmetry(config)
     predictions = predict(checkpoint.discriminator, data, config["loss"], symmetry)
     temperature = checkpoint.state.get("temperature", 1.0)
     calibrated = data.label_kind.calibrated(predictions.probabilities, temperature)
@@ -1931,7 +1949,7 @@ def prepare_answers(checkpoint, data):
     state = checkpoint.state
     config = state["config"]
     val = data.split("val", limit=2000)
-    predictions = predict(checkpoint.discriminator, val, config["loss"], answer_symmetry(config))
+    predictions = predict(checkpoint.discriminator, val, config["loss"], learnt_symmetry(config))
     fit = extra("calibration").fit_temperature
     state["temperature"] = fit(data.label_kind, predictions.probabilities, val.labels.cpu())
     train = data.split("train", limit=2000)
@@ -1968,10 +1986,12 @@ def latents(count, generator, seed):
 
 
 @torch.no_grad()
-def sample(generator, noise, labels=None, batch_size=64):
+def sample(generator, noise, labels=None, batch_size=64, turned=True):
     """Images of noise (N, latent_dim): uint8 numpy (N, S, S, C).
 
     labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: all in turn.
+    turned: D saw all images turned and flipped at random, so that G is free to draw each cell in
+    one turn only; here the noise chooses the turn too. Without, equal turns for noise that moves.
     """
     device = next(generator.parameters()).device
     if generator.num_classes and labels is None:
@@ -1981,7 +2001,10 @@ def sample(generator, noise, labels=None, batch_size=64):
         for start in range(0, len(noise), batch_size):
             part = slice(start, start + batch_size)
             part_labels = labels[part].to(device) if generator.num_classes else None
-            images.append(to_pixels(generator(noise[part].to(device), part_labels)))
+            generated = generator(noise[part].to(device), part_labels)
+            if turned:
+                generated = turned_by_noise(generated, noise[part], generator.symmetry)
+            images.append(to_pixels(generated))
     return np.concatenate(images)
 
 

@@ -57,9 +57,13 @@ class Loop:
 
 
 class ScriptLoop(Loop):
-    """The script's own training on its own data; the averaged generator is sampled."""
+    """The script's own training on its own data; the averaged generator is sampled.
+
+    What train() does to the process's memory is of the process, so other loops in it have it too.
+    """
 
     def __init__(self, task, config, data):
+        malaria.keep_freed_memory()
         self.trainer = malaria.Trainer(task, config, data.classes, data.device)
         self.data = data.split("train")
         self.generator = self.trainer.averages["generator"].module
@@ -80,7 +84,7 @@ class TutorialLoop(Loop):
     """
 
     def __init__(self, task, config, folder, num_classes, device):
-        settings = vars(config) | {"smooth": False}
+        settings = vars(config) | {"smooth": False, "augment": False}
         generator, discriminator = malaria.build_networks(task, settings, num_classes)
         self.device = device
         self.generator = generator.to(device)
@@ -124,6 +128,7 @@ class SampledGenerator(nn.Module):
     """Another library's generator with what the script's sampling asks of one."""
 
     num_classes = 0
+    symmetry = "none"
 
     def __init__(self, network, latent_dim):
         super().__init__()

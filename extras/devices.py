@@ -1,11 +1,16 @@
-"""Where a run is: device, precision, and which of several processes this is."""
+"""Where a run is: device, precision, memory, and which of several processes this is."""
 
+import ctypes
 import os
+import sys
 
 import torch
 import torch.distributed as dist
 
 from extras import UsageError
+
+M_TRIM_THRESHOLD = -1  # numbers that mallopt(3) has words for
+M_MMAP_THRESHOLD = -3
 
 
 def pick_device(name):
@@ -50,6 +55,20 @@ def pick_precision(name, device):
         if has.get("amx_bf16") or (has.get("avx512_bf16") and not is_intel):
             return torch.bfloat16
     return torch.float32
+
+
+def keep_freed_memory():
+    """Let the C library keep what a training step on the CPU frees, for the next step.
+
+    Given back to Linux, as it is without this, its pages are faults when they are next written: a
+    thousand a step, which took 4 % of it in fp32 and 10 % in bf16. Only glibc can be told so.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # bytes; the most that every glibc takes
+        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def processes():

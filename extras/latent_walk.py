@@ -74,7 +74,7 @@ def write_walk(out, generator, stops, steps, seed):
     """walk.png, a leg a row, and walk.gif: from cell to cell."""
     noise = walk(malaria.latents(stops, generator, seed), steps, spherical)
     first_class = torch.zeros(len(noise), dtype=torch.int64)  # asked for by a conditional one only
-    images = malaria.sample(generator, noise, first_class)
+    images = malaria.sample(generator, noise, first_class, turned=False)
     caption = "each row starts at a cell and goes towards the next row's"
     write_image(out / "walk.png", grid(images, steps), caption)
     write_animation(out / "walk.gif", images)
@@ -186,11 +186,12 @@ def write_moved(out, generator, judge, drawn, means):
     """classes.png: eight cells of the most frequent class, and the same moved to each other."""
     source = max(means, key=lambda number: len(drawn.of_class(number)))
     noise = drawn.of_class(source)[:8]
-    rows = [malaria.sample(generator, noise)]
+    rows = [malaria.sample(generator, noise, turned=False)]
     names = [judge.classes[source]]
     for target, mean in means.items():
         if target != source:
-            rows.append(malaria.sample(generator, move(noise, means[source], mean)))
+            moved = move(noise, means[source], mean)
+            rows.append(malaria.sample(generator, moved, turned=False))
             names.append(f"moved to {judge.classes[target]}")
     caption = f"rows: {', '.join(names)}"
     write_image(out / "classes.png", grid(np.concatenate(rows), len(noise)), caption)

@@ -52,6 +52,18 @@ TURNS_BY_SYMMETRY = {"all": turns, "mirror": mirrored, "none": unturned}  # by -
 EXACT_TURNS_BY_SYMMETRY = {"all": exact_turns, "mirror": mirrored, "none": unturned}
 
 
+def turned_by_noise(images, noise, symmetry):
+    """Images (B, C, S, S), each in the exact turn that the signs of its noise choose.
+
+    noise: (B, latent_dim), standard normal, of which the first three numbers count, so that all
+    eight turns are equally frequent; symmetry: of EXACT_TURNS_BY_SYMMETRY.
+    """
+    views = torch.stack(list(EXACT_TURNS_BY_SYMMETRY[symmetry](images)))
+    bits = (noise[:, :3] > 0).long()
+    numbers = (bits << torch.arange(bits.shape[1])).sum(1) % len(views)
+    return views[numbers.to(images.device), torch.arange(len(images), device=images.device)]
+
+
 def symmetry_of(settings):
     """The name in TURNS_BY_SYMMETRY that a config, as a mapping, asks for.
 
@@ -67,11 +79,11 @@ def symmetry_of(settings):
     return "none" if is_npz else "all"
 
 
-def answer_symmetry(settings):
-    """The symmetry of an MTD's answers: only with --augment has it learnt turned images."""
+def learnt_symmetry(settings):
+    """The symmetry that networks have learnt: only with --augment have they seen turned images."""
     return symmetry_of(settings) if settings["augment"] else "none"
 
 
 def cam_turn_count(settings):
     """Over how many of the EXACT_TURNS finer maps are averaged: over those that an MTD learnt."""
-    return EXACT_TURNS if answer_symmetry(settings) == "all" else 1
+    return EXACT_TURNS if learnt_symmetry(settings) == "all" else 1

@@ -258,7 +258,7 @@ def measure_calibration(data, weights):
     """
     checkpoint = malaria.load_checkpoint(weights, "mtd", data.device)
     config = checkpoint.state["config"]
-    symmetry = malaria.answer_symmetry(config)
+    symmetry = malaria.learnt_symmetry(config)
     numbers = {"temperature": checkpoint.state["temperature"]}
     for split in ("val", "test"):
         part = data.split(split)

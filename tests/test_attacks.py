@@ -127,6 +127,20 @@ def test_a_checkpoint_of_the_same_task_is_taken_up(states, resume):
     assert resume("gan", states["gan"])[0] == 0
 
 
+@pytest.mark.parametrize("task", ["gan", "mtd"])
+def test_a_run_from_before_a_flag_goes_on(states, small_data, tmp_path, monkeypatch, task):
+    """What the flag stands for is settled then, as at a run's start."""
+    monkeypatch.chdir(tmp_path)
+    state = copy.deepcopy(states[task])
+    for name in malaria.SETTLED:
+        del state["config"][name]
+    torch.save(state, "old.pt")
+    flags = ["--task", task, "--data_path", str(small_data), "--resume", "old.pt", "--epochs", "2"]
+    assert malaria.main(malaria.run, flags) == 0
+    config = malaria.load_checkpoint(f"results/{task}/last.pt").state["config"]
+    assert (config["d_steps"], config["adversarial_every"], config["symmetry"]) == (1, 1, "all")
+
+
 def test_an_optimiser_of_other_shapes_is_refused(states, resume):
     """It would corrupt memory."""
     state = copy.deepcopy(states["gan"])

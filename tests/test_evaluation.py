@@ -1,5 +1,7 @@
 """Data sets as torch takes them, answers, scores and generated images."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -494,6 +496,59 @@ def test_a_conditional_generator_draws_the_classes_given(conditional_generator):
     images = malaria.sample(conditional_generator, noise, torch.tensor([0, 1, 2, 0, 1]))
     others = malaria.sample(conditional_generator, noise, torch.tensor([1, 2, 0, 1, 2]))
     assert not np.array_equal(images, others)
+
+
+@pytest.fixture
+def noise_of_all_turns():
+    """Noise (8, 100) that chooses each of the eight turns once."""
+    noise = torch.ones(8, 100)
+    noise[:, :3] = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3))).flip(1)
+    return noise
+
+
+def test_noise_chooses_each_exact_turn(noise_of_all_turns):
+    """In their order, by the signs of its first three numbers."""
+    image = torch.rand(1, 3, 4, 4)
+    turned = symmetry.turned_by_noise(image.repeat(8, 1, 1, 1), noise_of_all_turns, "all")
+    assert torch.equal(turned, torch.cat(list(symmetry.exact_turns(image))))
+
+
+def test_noise_flips_every_second_image_of_what_has_a_top(noise_of_all_turns):
+    """By the sign of its first number."""
+    images = torch.rand(8, 3, 4, 4)
+    turned = symmetry.turned_by_noise(images, noise_of_all_turns, "mirror")
+    assert torch.equal(turned[::2], images[::2])
+    assert torch.equal(turned[1::2], images[1::2].flip(3))
+
+
+def test_images_without_symmetry_are_not_turned(noise_of_all_turns):
+    """Digits."""
+    images = torch.rand(8, 1, 4, 4)
+    assert torch.equal(symmetry.turned_by_noise(images, noise_of_all_turns, "none"), images)
+
+
+def test_noise_of_a_single_number_chooses_a_turn():
+    """--latent_dim 1."""
+    images = torch.rand(2, 3, 4, 4)
+    turned = symmetry.turned_by_noise(images, torch.tensor([[-1.0], [1.0]]), "all")
+    assert torch.equal(turned[0], images[0])
+    assert torch.equal(turned[1], torch.rot90(images[1], 1, (1, 2)))
+
+
+@pytest.mark.parametrize(("flags", "expected"), [({}, "all"), ({"augment": False}, "none")])
+def test_a_generator_is_turned_as_its_augmentation_was(small_config, flags, expected):
+    """What D saw turned."""
+    generator, _ = malaria.build_networks("gan", vars(small_config(**flags)), 4)
+    assert generator.symmetry == expected
+
+
+def test_samples_are_turned_unless_they_are_to_lie_alike(noise_of_all_turns):
+    """Equal turns are for noise that moves."""
+    generator = malaria.Generator(image_size=32, width=16, symmetry="all")
+    noise = noise_of_all_turns * torch.rand(100)
+    images = malaria.sample(generator, noise, turned=False)
+    expected = symmetry.turned_by_noise(torch.from_numpy(images).movedim(3, 1), noise, "all")
+    assert np.array_equal(malaria.sample(generator, noise), expected.movedim(1, 3).numpy())
 
 
 # Distances of generated images from real ones, in feature space

@@ -59,6 +59,7 @@ class FirstNumberDraws(torch.nn.Module):
     """A generator whose images are all of one value, the first number of the noise."""
 
     latent_dim = 16
+    symmetry = "none"
     num_classes = 0
 
     def __init__(self):
