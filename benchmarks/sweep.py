@@ -8,11 +8,11 @@
 
 A run sees 32,000 images; "epochs" alone change that (the learning rates fall over the last ones,
 so that a longer run is not a shorter one continued). Everything not named is the script's default.
-"once more" stands beside what was run later, on another machine. "with the head" is the MTD from
-random weights, whose real against fake has half as many cells a step. The losses of WGAN-GP are in
-units of their own, and have axes of their own. Left in the folder --out: runs.jsonl, a line a run
-(KID, precision and recall of 500 cells of the averaged weights after every quarter, losses in 200
-means), a strip of samples from the same noise for each run, sweep.png and the table.
+"with the head" is the MTD from random weights, whose real against fake has half as many cells a
+step. The losses of WGAN-GP are in units of their own, and have axes of their own. Left in the
+folder --out: runs.jsonl, a line a run (KID, precision and recall of 500 cells of the averaged
+weights after every quarter, losses in 200 means), a strip of samples from the same noise for each
+run, sweep.png and the table.
 """
 
 import dataclasses
@@ -74,8 +74,6 @@ SETTINGS = {
     "rates x 1/4": Setting(rates=0.25),
     "rates x 2": Setting(rates=2),
     "least squares": Setting({"loss": "lsgan"}),
-    "default once more": Setting(),
-    "epochs x 2 once more": Setting(length=2),
     "hinge": Setting({"loss": "hinge"}),
     "WGAN-GP": Setting({"loss": "wgan-gp"}),
     "WGAN-GP, its Adam": Setting({"loss": "wgan-gp", **GULRAJANI}),
