@@ -150,7 +150,8 @@ class Config:
     )
     symmetry: str = data_flag(
         "auto",
-        "what leaves an image what it is; auto: all turns for cells, none for digits, else mirror",
+        "turns that leave an image what it is, for generated ones too; auto: all for cells, none for "
+        "digits, else mirror",
         lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
@@ -2426,8 +2427,10 @@ def report_generator(folder, config, data, checkpoint):
         print_warning(low_recall)
 
     with drawing.attempt("generated beside real cells"):
-        images = sample(generator, latents(32, generator, config.seed + 1))
-        more_plots.plot_nearest(folder / "nearest.png", images, quality)
+        noise = latents(32, generator, config.seed + 1)
+        as_learnt = sample(generator, noise, turned=False)  # so that a copy lies as its original
+        more_plots.plot_nearest(folder / "nearest.png", as_learnt, quality)
+        images = sample(generator, noise)
         real = data.split("train")
         chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
         halves = [drawing.grid(real.uint8(chosen), columns=4), drawing.grid(images, columns=4)]

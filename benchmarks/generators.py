@@ -95,9 +95,10 @@ class Measurement:
         self.unseen = self.quality.features(data.split("val", "test").uint8())
 
     def generated(self, generator, seed):
-        """Features of the cells that a generator draws."""
+        """Features of the cells that a generator draws, in the training cells' mix of classes."""
         noise = malaria.latents(malaria.GENERATED, generator, seed + 1)
-        return self.quality.features(malaria.sample(generator, noise))
+        labels = self.quality.labels(malaria.GENERATED)
+        return self.quality.features(malaria.sample(generator, noise, labels))
 
     def kid_train(self, generator, seed):
         """The first of the MEASURES alone."""
