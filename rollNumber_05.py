@@ -150,8 +150,8 @@ class Config:
     )
     symmetry: str = data_flag(
         "auto",
-        "turns that leave an image what it is, for generated ones too; auto: all for cells, none for "
-        "digits, else mirror",
+        "turns that leave an image what it is; generated ones are turned too; auto: all for cells, "
+        "none for digits, else mirror",
         lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
