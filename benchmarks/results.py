@@ -45,6 +45,13 @@ def describe_again(results):
     return classifier_scores.describe(of_both)
 
 
+def describe_lengths(files):
+    """The default recipe at several lengths: files of benchmarks.sweep --images."""
+    runs = pd.concat(map(finished_runs, files)).sort_values(["steps", "seed"])
+    runs["setting"] = runs["steps"].astype(str) + " steps"
+    return sweep.describe(runs)
+
+
 def describe_results(results):
     """All tables of a folder of results as text."""
     parts = [
@@ -83,6 +90,11 @@ def describe_results(results):
     if (results / "speed_avx2.json").exists():
         title = "Speed on a CPU without AVX-512 and bf16: benchmarks.speed --precision fp32"
         parts.append(section(title, speed.summary(results / "speed_avx2.json")))
+    lengths = sorted(results.glob("steps_*/runs.jsonl"))
+    if lengths:
+        title = "What more steps buy: benchmarks.sweep --settings default --images"
+        after_sweep = 5
+        parts.insert(after_sweep, section(title, describe_lengths(lengths)))
     if (results / "classifiers_intel.jsonl").exists():
         again = section("The same, effnet trained once more", describe_again(results))
         parts.insert(3, again)

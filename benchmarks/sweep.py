@@ -276,7 +276,11 @@ def limits(runs):
 
 def summary(folder):
     """The table of a folder of runs as text."""
-    runs = finished_runs(folder / "runs.jsonl")
+    return describe(finished_runs(folder / "runs.jsonl"))
+
+
+def describe(runs):
+    """The table of runs as text."""
     parts = [
         paragraph(
             f"Each setting trained on {runs['cells'].iloc[0]} cells; {malaria.GENERATED} generated "

@@ -24,7 +24,8 @@ from benchmarks.classifier_scores import (
     seed_scores,
     share_right,
 )
-from benchmarks.peers import Loop
+from benchmarks.peers import Loop, SampledGenerator, TutorialLoop
+from extras import drawing
 
 run_classifiers = functools.partial(run_here, classifiers.run, "--smoke")
 run_conditional = functools.partial(run_here, conditional.run, "--smoke")
@@ -288,6 +289,15 @@ def test_classifiers_train_answer_and_go_on(tmp_path, small_data):
     again = run_classifiers(*flags, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out.jsonl").read_text().splitlines() == lines
+
+
+def test_no_peer_is_turned(small_config, tmp_path):
+    """Their discriminators saw nothing turned."""
+    (tmp_path / "ring").mkdir()
+    drawing.write_image(tmp_path / "ring/0.png", np.zeros((64, 64, 3), np.uint8))
+    config = small_config(image_size=64)
+    tutorial = TutorialLoop("gan", config, tmp_path, 1, torch.device("cpu"))
+    assert tutorial.generator.symmetry == SampledGenerator.symmetry == "none"
 
 
 def test_runs_of_other_steps_are_not_mixed(tmp_path, small_data):

@@ -1,6 +1,7 @@
 """Precision, several processes and GPUs: the same training, only faster."""
 
 import json
+import platform
 import sys
 from typing import NamedTuple
 
@@ -351,6 +352,43 @@ def test_a_precision_that_is_named_is_taken(name, precision, device, pretend):
     """On a processor that is not fast in bf16 too."""
     pretend({"avx2": True})
     assert malaria.pick_precision(name, device) == precision
+
+
+# Memory
+
+
+PAGE_FAULTS = """
+import resource
+import sys
+
+import torch
+
+from extras.devices import keep_freed_memory
+
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        tensors = [torch.ones(2**21) for _ in range(6)]  # 8 MiB each
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+if sys.argv[1:] == ["keep"]:
+    keep_freed_memory()
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept(python, tmp_path):
+    """Tensors of a later step lie where those of an earlier one lay."""
+    (tmp_path / "faults.py").write_text(PAGE_FAULTS)
+    environment = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
+    given_back = python("faults.py", **environment).stdout
+    kept = python("faults.py", "keep", **environment).stdout
+    assert int(kept) < int(given_back) / 10
 
 
 # On a GPU
