@@ -1717,6 +1717,7 @@ class EpochReporter:
         if trainer.epoch % 25 == 0:  # drawing takes as long as a fifth of an epoch
             with drawing.attempt("the training"):
                 plot_training(trainer, self.folder)
+            extra("page").write_pages(self.folder)
         return self.describe(row)
 
     def validate(self):

@@ -688,6 +688,16 @@ def is_same(value, other):
     return value == other
 
 
+def test_a_run_can_be_watched(tmp_path, small_data, run_script, monkeypatch):
+    """Its curves and its page are drawn every 25 epochs; a stopped run has them too."""
+    leave_out_reports(monkeypatch)
+    stop_before_epoch(monkeypatch, 25)
+    flags = ("--task", "gan", "--data_path", small_data, *TINY, "--epochs", 30)
+    assert run_script(*flags, cwd=tmp_path).returncode == 130
+    assert (tmp_path / "results/gan/losses.png").exists()
+    assert "losses.png" in (tmp_path / "results/gan/index.html").read_text()
+
+
 @pytest.fixture(scope="module", params=["gan", "mtd"])
 def straight_and_resumed(request, tmp_path_factory, small_data, run_script):
     """Folders of a task's four epochs: straight through, and stopped after two and resumed."""
