@@ -150,8 +150,8 @@ class Config:
     )
     symmetry: str = data_flag(
         "auto",
-        "turns that leave an image what it is; generated ones are turned too; auto: all for cells, "
-        "none for digits, else mirror",
+        "turns that leave an image what it is; --augment turns by them, and what is drawn too; "
+        "auto: all for cells, none for digits and .npz, else mirror",
         lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
@@ -617,7 +617,7 @@ class Generator(nn.Module):
 
     Radford et al. 2016, fig. 1. A conditional one (num_classes > 0) takes the class, as one-hot
     numbers, beside the noise (Mirza and Osindero 2014). With fewer upsamplings the first maps are
-    larger (layer_plan). symmetry: of EXACT_TURNS_BY_SYMMETRY; sample() turns images by it.
+    larger (layer_plan). symmetry: a key of EXACT_TURNS_BY_SYMMETRY; sample() turns images by it.
     """
 
     def __init__(
@@ -1178,14 +1178,19 @@ class Trainer:
 
     def __init__(self, task, config, classes, device):
         self.task = task
-        self.config = settled(task, config)  # a run that is resumed keeps its own
+        self.config = dataclasses.replace(  # the flags of SETTLED; a run that is resumed keeps them
+            config,
+            adversarial_every=adversarial_interval(task, config),
+            d_steps=config.d_steps or LOSSES[config.loss].d_steps,
+            symmetry=symmetry_of(vars(config)),
+        )
         self.classes = list(classes)
         self.device = torch.device(device)
         self.label_kind = LABEL_KINDS[config.view]
         self.precision = pick_precision(config.precision, self.device)
 
         torch.manual_seed(config.seed)
-        networks = build_networks(task, vars(config), len(self.classes))
+        networks = build_networks(task, vars(self.config), len(self.classes))
         self.networks = {}
         for name, network in zip(("generator", "discriminator"), networks, strict=True):
             self.networks[name] = network.to(self.device, memory_format=torch.channels_last)
@@ -1517,8 +1522,10 @@ class Trainer:
         self.best = state["best"]
         self.history = state["history"]
         self.traces = state["traces"]
-        own = {name: state["config"][name] for name in SETTLED}
-        self.config = dataclasses.replace(self.config, **own)
+        settled = {name: state["config"][name] for name in SETTLED}
+        self.config = dataclasses.replace(self.config, **settled)
+        for generator in (self.networks["generator"], self.averages["generator"].module):
+            generator.symmetry = learnt_symmetry(vars(self.config))
 
     def start_from(self, path):
         """Go on from a DCGAN's averaged weights and augmentation strength.
@@ -1544,16 +1551,7 @@ class Trainer:
 
 # Flags whose value here a run replaces, at its start, by what it stands for.
 SETTLED = {"adversarial_every": 0, "d_steps": 0, "symmetry": "auto"}
-
-
-def settled(task, config):
-    """The config of a run, with values of its own for the flags of SETTLED."""
-    return dataclasses.replace(
-        config,
-        adversarial_every=adversarial_interval(task, config),
-        d_steps=config.d_steps or LOSSES[config.loss].d_steps,
-        symmetry=symmetry_of(vars(config)),
-    )
+BEFORE_SETTLED = {"adversarial_every": 1, "d_steps": 1, "symmetry": "all"}  # what older runs did
 
 
 def adversarial_interval(task, config):
@@ -1701,9 +1699,10 @@ class EpochReporter:
         is_best = self.judge_epoch(row)
         trainer.history.append(row)
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
-            images = write_samples(trainer, self.folder)
+            write_samples(trainer, self.folder)
             if trainer.epoch >= 10:  # at first all are grey
-                self.warn("samples", extra("advice").on_samples(images, self.subsets["train"]))
+                as_drawn = fixed_samples(trainer, turned=False)
+                self.warn("samples", extra("advice").on_samples(as_drawn, self.subsets["train"]))
         state = trainer.state()
         if is_best:
             save_checkpoint(state, self.folder / "best.pt")
@@ -1761,14 +1760,18 @@ class EpochReporter:
         return f"{self.trainer.task} epoch {row['epoch']}: {'  '.join(words)}"
 
 
-def write_samples(trainer, folder):
-    """samples/epoch_NNNN.png: images from the same noise at every epoch; returns them."""
-    drawing = extra("drawing")
+def fixed_samples(trainer, turned=True):
+    """64 images of the averaged generator, from the same noise at every epoch, as of sample()."""
     generator = trainer.averages["generator"].module
-    images = sample(generator, latents(64, generator, trainer.config.seed))
+    return sample(generator, latents(64, generator, trainer.config.seed), turned=turned)
+
+
+def write_samples(trainer, folder):
+    """samples/epoch_NNNN.png: the fixed samples."""
+    drawing = extra("drawing")
     path = folder / f"samples/epoch_{trainer.epoch:04d}.png"
-    drawing.write_image(path, drawing.grid(images), f"epoch {trainer.epoch}, fixed noise")
-    return images
+    images = drawing.grid(fixed_samples(trainer))
+    drawing.write_image(path, images, f"epoch {trainer.epoch}, fixed noise")
 
 
 def warn_of_trained_on(who, trained_on, data):
@@ -1864,7 +1867,11 @@ def check_state(state):
     """
     checkpoints = extra("checkpoints")
     checkpoints.check_values(state, StepMetrics._fields)
-    config = settled(state["task"], Config(**state["config"]))  # an old file lacks new flags
+    settings = SETTLED | state["config"]
+    for name, stands_for_another in SETTLED.items():
+        if settings[name] == stands_for_another:  # a file from before the flag
+            settings[name] = BEFORE_SETTLED[name]
+    config = Config(**settings)
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
     averages = [averaged(network) for network in networks]
@@ -1992,8 +1999,8 @@ def sample(generator, noise, labels=None, batch_size=64, turned=True):
     """Images of noise (N, latent_dim): uint8 numpy (N, S, S, C).
 
     labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: all in turn.
-    turned: D saw all images turned and flipped at random, so that G is free to draw each cell in
-    one turn only; here the noise chooses the turn too. Without, equal turns for noise that moves.
+    turned: D saw all images turned and flipped at random, by generator.symmetry, so that G is free
+    to draw each cell in one turn only; here the noise chooses the turn. False: as G draws them.
     """
     device = next(generator.parameters()).device
     if generator.num_classes and labels is None:
@@ -2419,6 +2426,9 @@ def report_generator(folder, config, data, checkpoint):
     generator = checkpoint.generator
     quality = quality_of(data)
     numbers = measure_quality(generator, data, config.seed + 2)  # not what chose the epoch
+    images = sample(generator, latents(32, generator, config.seed + 1))
+    neighbours = quality.nearest(images, generator.symmetry)
+    numbers["nearest"] = float(np.median(neighbours.distances))
     about = {"epoch": checkpoint.state["epoch"], **quality.about(GENERATED)}
     extra("files").save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
@@ -2428,10 +2438,7 @@ def report_generator(folder, config, data, checkpoint):
         print_warning(low_recall)
 
     with drawing.attempt("generated beside real cells"):
-        noise = latents(32, generator, config.seed + 1)
-        as_learnt = sample(generator, noise, turned=False)  # so that a copy lies as its original
-        more_plots.plot_nearest(folder / "nearest.png", as_learnt, quality)
-        images = sample(generator, noise)
+        more_plots.plot_nearest(folder / "nearest.png", neighbours)
         real = data.split("train")
         chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
         halves = [drawing.grid(real.uint8(chosen), columns=4), drawing.grid(images, columns=4)]

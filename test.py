@@ -79,6 +79,8 @@ def fill_network(network, trained, weights):
             f"{weights}: does not fit this architecture: its layers are of other kinds; "
             "a Generator needs the smooth=True or False it was trained with"
         )
+    if isinstance(network, malaria.Generator):
+        network.symmetry = trained.symmetry
     network.eval()
 
 

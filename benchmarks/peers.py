@@ -59,7 +59,7 @@ class Loop:
 class ScriptLoop(Loop):
     """The script's own training on its own data; the averaged generator is sampled.
 
-    What train() does to the process's memory is of the process, so other loops in it have it too.
+    Freed memory is kept, as in train(), by the whole process, so for the other loops too.
     """
 
     def __init__(self, task, config, data):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from extras import UsageError
 
-M_TRIM_THRESHOLD = -1  # numbers that mallopt(3) has words for
+M_TRIM_THRESHOLD = -1  # constants of malloc.h
 M_MMAP_THRESHOLD = -3
 
 
@@ -60,8 +60,8 @@ def pick_precision(name, device):
 def keep_freed_memory():
     """Let the C library keep what a training step on the CPU frees, for the next step.
 
-    Given back to Linux, as it is without this, its pages are faults when they are next written: a
-    thousand a step, which took 4 % of it in fp32 and 10 % in bf16. Only glibc can be told so.
+    Otherwise it goes back to Linux, and each page that is written again is a fault: a thousand a
+    step, 4 % of its time in fp32 and 10 % in bf16. Only glibc can be told so.
     """
     if sys.platform != "linux":
         return

@@ -151,7 +151,7 @@ class Drawn(NamedTuple):
 def draw(generator, judge, count, seed):
     """Drawn of a generator."""
     noise = malaria.latents(count, generator, seed)
-    images = malaria.sample(generator, noise)
+    images = malaria.sample(generator, noise, turned=False)  # to be judged as it is shown
     return Drawn(noise, judge.probabilities(images).argmax(1))
 
 
@@ -210,7 +210,7 @@ def moved_table(generator, judge, drawn, means):
             continue
         shares = []
         for target, mean in means.items():
-            images = malaria.sample(generator, move(noise, means[source], mean))
+            images = malaria.sample(generator, move(noise, means[source], mean), turned=False)
             is_target = judge.probabilities(images).argmax(1) == target
             shares.append(f"{is_target.mean():.2f}")
         table.append([name, len(noise), *shares])

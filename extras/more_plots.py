@@ -47,14 +47,17 @@ def write_data_sheet(folder, data):
     save_table(rows, folder / "skipped.csv")
 
 
-def plot_nearest(path, images, quality):
-    """Generated images (N, S, S, C), each beside the training cell that is nearest to it."""
+def plot_nearest(path, neighbours):
+    """Generated images, each beside the training cell that is nearest to it.
+
+    neighbours: Neighbours (extras/quality.py).
+    """
     title = (
-        "generated cells, each beside its nearest training cell; "
+        "generated cells, turned, each beside its nearest training cell; "
         "1 is the usual distance of a training cell to its nearest other"
     )
     pictures = []
-    for image, distance, cell in zip(images, *quality.nearest(images), strict=True):
+    for distance, image, cell in zip(*neighbours, strict=True):
         pictures.append(Picture(image, "generated"))
         pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
     gallery(path, title, pictures)

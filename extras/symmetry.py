@@ -55,12 +55,13 @@ EXACT_TURNS_BY_SYMMETRY = {"all": exact_turns, "mirror": mirrored, "none": untur
 def turned_by_noise(images, noise, symmetry):
     """Images (B, C, S, S), each in the exact turn that the signs of its noise choose.
 
-    noise: (B, latent_dim), standard normal, of which the first three numbers count, so that all
-    eight turns are equally frequent; symmetry: of EXACT_TURNS_BY_SYMMETRY.
+    noise: (B, latent_dim), standard normal, of which the first three numbers count for eight turns,
+    the first for two, so that all are equally frequent; symmetry: a key of
+    EXACT_TURNS_BY_SYMMETRY.
     """
     views = torch.stack(list(EXACT_TURNS_BY_SYMMETRY[symmetry](images)))
     bits = (noise[:, :3] > 0).long()
-    numbers = (bits << torch.arange(bits.shape[1])).sum(1) % len(views)
+    numbers = (bits << torch.arange(bits.shape[1], device=bits.device)).sum(1) % len(views)
     return views[numbers.to(images.device), torch.arange(len(images), device=images.device)]
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, take_signals
 
-from extras import advice, files
+import rollNumber_05 as malaria
+from extras import advice, classes, files
 
 LOSSES = {"loss_d": 0.01, "d_real": 0.999, "d_fake": 0.001}
 
@@ -47,6 +48,26 @@ def test_generated_cells_that_differ_are_fine(random_data):
     """As the real ones do."""
     data = random_data([0, 1, 2, 3] * 4)
     assert advice.on_samples(data.uint8()[::-1], data) is None
+
+
+def test_one_cell_in_all_turns_is_told(tmp_path, small_config, random_data, monkeypatch, capsys):
+    """What G draws is looked at, before it is turned."""
+    config = small_config(results_dir=str(tmp_path), epochs=10)
+    trainer = malaria.Trainer("gan", config, classes.STAGES, "cpu")
+    trainer.epoch = 10
+    one_cell = torch.rand(3, 32, 32)
+
+    def draw(noise, labels):
+        return one_cell.repeat(len(noise), 1, 1, 1)
+
+    monkeypatch.setattr(trainer.averages["generator"].module, "forward", draw)
+    assert malaria.fixed_samples(trainer).std(0).mean() > 20  # they look varied
+    reporter = malaria.EpochReporter(trainer, random_data([0, 1, 2, 3] * 4))
+    monkeypatch.setattr(reporter, "judge_epoch", lambda row: False)
+    (tmp_path / "gan/samples").mkdir(parents=True)
+    losses = dict.fromkeys(malaria.StepMetrics._fields, 0.5)
+    reporter.finish_epoch({"epoch": 10, "images_per_second": 1.0, **losses})
+    assert "nearly alike" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("recall", "is_told"), [(0.01, True), (0.3, False)])

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, take_signals
 
 import rollNumber_05 as malaria
-from extras import drawing, files, signals
+from extras import drawing, files, image_sets, signals
 
 ODD_VALUES = [
     "abc", ["a"], "3", None, [1], 0, {}, 5, 16.5, [], -1, 2**70, math.nan, math.inf, True,
@@ -139,6 +140,20 @@ def test_a_run_from_before_a_flag_goes_on(states, small_data, tmp_path, monkeypa
     assert malaria.main(malaria.run, flags) == 0
     config = malaria.load_checkpoint(f"results/{task}/last.pt").state["config"]
     assert (config["d_steps"], config["adversarial_every"], config["symmetry"]) == (1, 1, "all")
+
+
+@pytest.mark.parametrize("symmetry", [None, "auto"])
+def test_a_checkpoint_does_not_choose_what_is_looked_at(states, tmp_path, monkeypatch, symmetry):
+    """Its data_path may be there, be an .npz, or be another's disk."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("images.npz", train_images=np.zeros((4, 28, 28), np.uint8))
+    state = copy.deepcopy(states["gan"])
+    state["config"] |= {"data_path": "images.npz", "symmetry": symmetry}
+    if symmetry is None:
+        del state["config"]["symmetry"]
+    torch.save(state, "foreign.pt")
+    monkeypatch.setattr(image_sets, "find_npz", pytest.fail)
+    assert malaria.load_checkpoint("foreign.pt").state["config"]["symmetry"] == "all"
 
 
 def test_an_optimiser_of_other_shapes_is_refused(states, resume):

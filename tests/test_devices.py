@@ -359,7 +359,6 @@ def test_a_precision_that_is_named_is_taken(name, precision, device, pretend):
 
 PAGE_FAULTS = """
 import resource
-import sys
 
 import torch
 
@@ -374,8 +373,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-if sys.argv[1:] == ["keep"]:
-    keep_freed_memory()
+keep_freed_memory()
 faults()
 print(faults())
 """
@@ -385,10 +383,8 @@ print(faults())
 def test_freed_memory_is_kept(python, tmp_path):
     """Tensors of a later step lie where those of an earlier one lay."""
     (tmp_path / "faults.py").write_text(PAGE_FAULTS)
-    environment = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
-    given_back = python("faults.py", **environment).stdout
-    kept = python("faults.py", "keep", **environment).stdout
-    assert int(kept) < int(given_back) / 10
+    done = python("faults.py", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert int(done.stdout) < 1000  # of 245,760 pages
 
 
 # On a GPU

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 import rollNumber_05 as malaria
 from extras import processes, symmetry
 from extras import scores as scoring
-from extras.quality import kernel_distance, share_within
+from extras.quality import Quality, kernel_distance, share_within
 
 # MalariaDataset
 
@@ -552,6 +552,34 @@ def test_samples_are_turned_unless_they_are_to_lie_alike(noise_of_all_turns):
 
 
 # Distances of generated images from real ones, in feature space
+
+
+@pytest.fixture(scope="module")
+def quality(random_data):
+    """The Quality of 16 random images."""
+    return Quality(random_data([0, 1, 2, 3] * 4))
+
+
+def test_a_cell_learnt_by_heart_is_found_in_every_turn(quality):
+    """D cannot tell G which way round it lay."""
+    cells = quality.parts["train"].uint8()
+    copies = np.rot90(cells[3:7], 1, (1, 2)).copy()
+    neighbours = quality.nearest(copies, "all")
+    assert max(neighbours.distances) < 0.01
+    assert np.array_equal(neighbours.images, cells[3:7])
+    assert np.array_equal(neighbours.cells, cells[3:7])
+
+
+def test_other_cells_are_not_taken_for_copies(quality):
+    """They are as far off as is usual."""
+    others = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    assert min(quality.nearest(others, "all").distances) > 0.5
+
+
+def test_cells_that_were_not_turned_are_not_turned_back(quality):
+    """--symmetry none."""
+    cells = quality.parts["train"].uint8(slice(3, 7))
+    assert np.array_equal(quality.nearest(cells, "none").images, cells)
 
 
 @pytest.fixture

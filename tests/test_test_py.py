@@ -298,6 +298,7 @@ def test_the_architecture_can_be_a_generator(program, demo):
     assert np.array_equal(images, program.test("gan", demo.gan, np.ones((2, 100))))
     trained = malaria.load_checkpoint(demo.gan).generator
     assert torch.equal(generator.project[0].weight, trained.project[0].weight)
+    assert generator.symmetry == trained.symmetry == "all"
 
 
 def test_an_image_gives_an_answer(program, demo):
