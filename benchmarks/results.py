@@ -46,10 +46,15 @@ def describe_again(results):
 
 
 def describe_lengths(files):
-    """The default recipe at several lengths: files of benchmarks.sweep --images."""
+    """The default recipe at several lengths, after each quarter: files of benchmarks.sweep."""
     runs = pd.concat(map(finished_runs, files)).sort_values(["steps", "seed"])
-    runs["setting"] = runs["steps"].astype(str) + " steps"
-    return sweep.describe(runs)
+    quarters = []
+    for run in runs.drop(columns="seconds").to_dict("records"):
+        for measured in run["history"]:
+            steps = measured["images"] // run["batch_size"]
+            name = f"{steps} of {run['steps']} steps"
+            quarters.append({**run, **measured, "steps": steps, "setting": name})
+    return sweep.describe(pd.DataFrame(quarters))
 
 
 def describe_results(results):

@@ -212,9 +212,10 @@ def setting_table(runs):
             "seeds": by_setting["seed"].nunique(),
             "steps": by_setting["steps"].first(),
             "images": by_setting["images"].first(),
-            "seconds": by_setting["seconds"].median().round().astype(int),
         }
     )
+    if "seconds" in runs:
+        table["seconds"] = by_setting["seconds"].median().round().astype(int)
     present = [name for name in MEASURES if name in runs]
     measures = by_setting[present].agg(mean_and_range, digits=2)
     return table.join(measures.rename(columns={"kid_train": "KID to train", "kid_val": "to val"}))
