@@ -1551,7 +1551,6 @@ class Trainer:
 
 # Flags whose value here a run replaces, at its start, by what it stands for.
 SETTLED = {"adversarial_every": 0, "d_steps": 0, "symmetry": "auto"}
-BEFORE_SETTLED = {"adversarial_every": 1, "d_steps": 1, "symmetry": "all"}  # what older runs did
 
 
 def adversarial_interval(task, config):
@@ -1612,8 +1611,7 @@ def train(task, config, data):
     """
     extra("checks").check_trainable(task, data)
     extra("checks").check_packages(config)
-    if data.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     trainer = Trainer(task, config, data.classes, data.device)
     restore(trainer, config)
     trainer.wrap_in_ddp()
@@ -1811,26 +1809,11 @@ def save_checkpoint(state, path):
 
 def read_state(path):
     """The dict in a checkpoint file, on the CPU. Code in the file cannot run (weights_only)."""
-    files = extra("files")
-    try:
-        files.require_file(path)
+    checkpoints = extra("checkpoints")
+    with checkpoints.refusing_unreadable(path):
+        extra("files").require_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        hint = extra("crops").hint_at_name(str(path))
-        raise UsageError(f"{path}: no such file{hint}; --task gan or mtd writes one") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch raises many kinds for files that are damaged or unsafe
-        raise UsageError(
-            f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
-        ) from error
-    file_format = state.get("format") if isinstance(state, dict) else None
-    is_number = type(file_format) is int  # a tensor would compare by element
-    if not is_number or file_format != CHECKPOINT_FORMAT:
-        raise UsageError(
-            f"{path}: not a checkpoint of this script's format {CHECKPOINT_FORMAT}; "
-            "--task gan or mtd writes one"
-        )
+    checkpoints.check_format(path, state, CHECKPOINT_FORMAT)
     return state
 
 
@@ -1867,11 +1850,7 @@ def check_state(state):
     """
     checkpoints = extra("checkpoints")
     checkpoints.check_values(state, StepMetrics._fields)
-    settings = SETTLED | state["config"]
-    for name, stands_for_another in SETTLED.items():
-        if settings[name] == stands_for_another:  # a file from before the flag
-            settings[name] = BEFORE_SETTLED[name]
-    config = Config(**settings)
+    config = Config(**extra("resuming").with_later_flags(state["config"], SETTLED))
     with torch.device("meta"):
         networks = build_networks(state["task"], vars(config), len(state["classes"]))
     averages = [averaged(network) for network in networks]
@@ -2439,11 +2418,7 @@ def report_generator(folder, config, data, checkpoint):
 
     with drawing.attempt("generated beside real cells"):
         more_plots.plot_nearest(folder / "nearest.png", neighbours)
-        real = data.split("train")
-        chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
-        halves = [drawing.grid(real.uint8(chosen), columns=4), drawing.grid(images, columns=4)]
-        caption = "left: real (train), right: generated"
-        drawing.write_image(folder / "real_vs_generated.png", np.hstack(halves), caption)
+        more_plots.write_halves(folder / "real_vs_generated.png", data.split("train"), images)
 
 
 def report_mtd(folder, data, checkpoint):
@@ -2544,12 +2519,7 @@ def print_layers(config):
     stages = len(extra("classes").STAGES)  # the data is not read for this
     _, discriminator = build_networks("gan", vars(config), stages)
     generator, mtd = build_networks("mtd", vars(config), stages)
-    noise = torch.zeros(1, config.latent_dim)
-    image = torch.zeros(1, config.channels, config.image_size, config.image_size)
-    label = torch.zeros(1, dtype=torch.int64)  # of a conditional generator; others need none
-    for network, *inputs in ((generator, noise, label), (discriminator, image), (mtd, image)):
-        with evaluating(network):
-            print(extra("layers").describe(network, *inputs), end="\n\n")
+    print(extra("layers").describe_all(generator, discriminator, mtd, config))
 
 
 def run_tasks(config, data):

@@ -39,6 +39,35 @@ class CheckpointError(ValueError):
 
 
 @contextlib.contextmanager
+def refusing_unreadable(path):
+    """A file that is missing, or that torch.load refuses, is a UsageError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        from extras.crops import hint_at_name  # takes long to import
+
+        hint = hint_at_name(str(path))
+        raise UsageError(f"{path}: no such file{hint}; --task gan or mtd writes one") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for files that are damaged or unsafe
+        raise UsageError(
+            f"{path}: not a checkpoint of this script, or damaged ({type(error).__name__})"
+        ) from error
+
+
+def check_format(path, state, expected):
+    """Raise UsageError unless what is in a file is a dict of the expected format, a number."""
+    file_format = state.get("format") if isinstance(state, dict) else None
+    is_number = type(file_format) is int  # a tensor would compare by element
+    if not is_number or file_format != expected:
+        raise UsageError(
+            f"{path}: not a checkpoint of this script's format {expected}; "
+            "--task gan or mtd writes one"
+        )
+
+
+@contextlib.contextmanager
 def refusing_damage(path):
     """Whatever a stranger's values lead to inside the block is a UsageError that names the file."""
     try:

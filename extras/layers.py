@@ -49,6 +49,17 @@ def layer_table(network, *inputs):
     return rows
 
 
+def describe_all(generator, discriminator, mtd, config):
+    """A generator, a discriminator and an MTD of a config, described below each other."""
+    noise = torch.zeros(1, config.latent_dim)
+    image = torch.zeros(1, config.channels, config.image_size, config.image_size)
+    label = torch.zeros(1, dtype=torch.int64)  # of a conditional generator; others need none
+    texts = []
+    for network, *inputs in ((generator, noise, label), (discriminator, image), (mtd, image)):
+        texts.append(describe(network.eval(), *inputs) + "\n")
+    return "\n".join(texts)
+
+
 def describe(network, *inputs):
     """A network's name, its number of parameters and its layer_table, as text."""
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -17,6 +17,7 @@ from extras.drawing import (
     realness_limits,
     realness_scale,
     save_animation,
+    write_image,
 )
 from extras.files import save_table, save_text
 from extras.paths import SPLITS
@@ -61,6 +62,13 @@ def plot_nearest(path, neighbours):
         pictures.append(Picture(image, "generated"))
         pictures.append(Picture(cell, f"nearest real\n{distance:.2f} of usual"))
     gallery(path, title, pictures)
+
+
+def write_halves(path, real, images):
+    """32 images of a dataset on the left, as many generated ones (N, S, S, C) on the right."""
+    chosen = np.random.default_rng(0).choice(len(real), 32, replace=len(real) < 32)
+    halves = [grid(real.uint8(chosen), columns=4), grid(images, columns=4)]
+    write_image(path, np.hstack(halves), "left: real (train), right: generated")
 
 
 def plot_tsne(path, features, names):

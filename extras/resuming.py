@@ -12,6 +12,10 @@ OF_THE_COMMAND = ("task", "resume", "results_dir", "save_dir", "json", "overwrit
 SIZES = ("image_size", "channels", "latent_dim", "g_width", "d_width", "smooth", "upsamplings")
 
 
+# What runs did that have no value of their own for a settled flag.
+BEFORE_SETTLED = {"adversarial_every": 1, "d_steps": 1, "symmetry": "all"}
+
+
 def merged_settings(command, flags, made_with, settled):
     """The settings of a run that goes on, as a dict.
 
@@ -39,6 +43,18 @@ def merged_settings(command, flags, made_with, settled):
         settings["weights"] = ""
         for name in settled:
             settings[name] = flags.get(name, settled[name])
+    return settings
+
+
+def with_later_flags(made_with, settled):
+    """The settings in a checkpoint, with what runs did before a settled flag was there.
+
+    settled: as in merged_settings.
+    """
+    settings = settled | made_with
+    for name, stands_for_another in settled.items():
+        if settings[name] == stands_for_another:
+            settings[name] = BEFORE_SETTLED[name]
     return settings
 
 
