@@ -150,8 +150,8 @@ class Config:
     )
     symmetry: str = data_flag(
         "auto",
-        "turns that leave an image what it is; --augment turns by them, and what is drawn too; "
-        "auto: all for cells, none for digits and .npz, else mirror",
+        "turns that leave an image what it is, for --augment and what is then drawn; auto: all for "
+        "cells, none for digits and .npz, else mirror",
         lambda: ("auto", *TURNS_BY_SYMMETRY),
     )
 
@@ -1281,7 +1281,7 @@ class Trainer:
     def update_networks(self, real, head, trains_generator, previous):
         """The part of adversarial_step that is all work of the device, and can be recorded.
 
-        Arguments and result are its own.
+        Arguments and result: as of adversarial_step.
         """
         config = self.config
         labels = None
@@ -1549,7 +1549,8 @@ class Trainer:
         self.trained_on = set(dcgan.state["trained_on"])
 
 
-# Flags whose value here a run replaces, at its start, by what it stands for.
+# Flags whose value here a run replaces, at its start, by what it stands for; what runs did before
+# such a flag was there is in extras/resuming.py.
 SETTLED = {"adversarial_every": 0, "d_steps": 0, "symmetry": "auto"}
 
 
@@ -1698,7 +1699,7 @@ class EpochReporter:
         trainer.history.append(row)
         with drawing.attempt("the samples"):  # before last.pt: later weights cannot make them
             write_samples(trainer, self.folder)
-            if trainer.epoch >= 10:  # at first all are grey
+            if trainer.epoch % 10 == 0:  # not at first, when all are grey
                 as_drawn = fixed_samples(trainer, turned=False)
                 self.warn("samples", extra("advice").on_samples(as_drawn, self.subsets["train"]))
         state = trainer.state()
@@ -1977,7 +1978,7 @@ def latents(count, generator, seed):
 def sample(generator, noise, labels=None, batch_size=64, turned=True):
     """Images of noise (N, latent_dim): uint8 numpy (N, S, S, C).
 
-    labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: all in turn.
+    labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: each after the other
     turned: D saw all images turned and flipped at random, by generator.symmetry, so that G is free
     to draw each cell in one turn only; here the noise chooses the turn. False: as G draws them.
     """
@@ -2408,7 +2409,7 @@ def report_generator(folder, config, data, checkpoint):
     images = sample(generator, latents(32, generator, config.seed + 1))
     neighbours = quality.nearest(images, generator.symmetry)
     numbers["nearest"] = float(np.median(neighbours.distances))
-    about = {"epoch": checkpoint.state["epoch"], **quality.about(GENERATED)}
+    about = {"epoch": checkpoint.state["epoch"], **quality.about(GENERATED, len(images))}
     extra("files").save_text(json.dumps(numbers | about, indent=1), folder / "quality.json")
     text = " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
     print(f"{checkpoint.state['task']}: generated beside real cells, n {about['n']}: {text}")

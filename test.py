@@ -39,7 +39,7 @@ def test(architecture, weights, sample, label=None):
     "probabilities": {class: p}, "real_probability", "unlike_training_cells"}. A list of them gives
     a list. real_probability is None of a critic (--loss hinge or wgan-gp), whose answer is no
     probability; the last is there if the weights were delivered by a run.
-    label: the class that a conditional generator draws; None: all in turn.
+    label: the class that a conditional generator draws; None: all, one after the other.
     Raises UsageError for weights of another kind and for a sample that cannot be read.
     """
     kind = kind_of(architecture)
@@ -378,7 +378,7 @@ def make_parser():
     add("--noise", help=".npy file of noise (N, latent_dim), not of --num_images and --seed")
     add(
         "--label",
-        help="class to draw, of a conditional generator (default: all in turn)",
+        help="class to draw, of a conditional generator (default: all, one after the other)",
     )
     add("--out", default="results/test", help="folder for the images (default: results/test)")
     add = parser.add_argument_group("mtd").add_argument

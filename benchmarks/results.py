@@ -37,24 +37,44 @@ def section(title, text):
     return f"\n\n{title}\n{'-' * len(title)}\n{text}\n"
 
 
-def describe_again(results):
+# Sections that a folder of results may lack: each is a list of one, or empty
+
+
+def again_section(results):
     """The MTD beside the fine-tuned network as it was trained once more on another machine."""
+    path = results / "classifiers_intel.jsonl"
+    if not path.exists():
+        return []
     runs = finished_runs(results / "classifiers.jsonl")
-    again = finished_runs(results / "classifiers_intel.jsonl")
-    of_both = pd.concat([runs[runs["model"] == "mtd"], again])
-    return classifier_scores.describe(of_both)
+    of_both = pd.concat([runs[runs["model"] == "mtd"], finished_runs(path)])
+    title = "The same, effnet trained once more"
+    return [section(title, classifier_scores.describe(of_both))]
 
 
-def describe_lengths(files):
-    """The default recipe at several lengths, after each quarter: files of benchmarks.sweep."""
+def lengths_section(results):
+    """The default recipe at several lengths, after each quarter of a run."""
+    files = sorted(results.glob("steps_*/runs.jsonl"))
+    if not files:
+        return []
     runs = pd.concat(map(finished_runs, files)).sort_values(["steps", "seed"])
+    runs = runs.drop(columns="seconds")  # they are of whole runs
     quarters = []
-    for run in runs.drop(columns="seconds").to_dict("records"):
+    for run in runs.to_dict("records"):
         for measured in run["history"]:
             steps = measured["images"] // run["batch_size"]
             name = f"{steps} of {run['steps']} steps"
             quarters.append({**run, **measured, "steps": steps, "setting": name})
-    return sweep.describe(pd.DataFrame(quarters))
+    title = "What more steps buy: benchmarks.sweep --settings default --images"
+    return [section(title, sweep.describe(pd.DataFrame(quarters)))]
+
+
+def slower_cpu_section(results):
+    """Speed where the kernels were limited to AVX2."""
+    path = results / "speed_avx2.json"
+    if not path.exists():
+        return []
+    title = "Speed on a CPU without AVX-512 and bf16: benchmarks.speed --precision fp32"
+    return [section(title, speed.summary(path))]
 
 
 def describe_results(results):
@@ -69,6 +89,7 @@ def describe_results(results):
             "Naming the stage: benchmarks.classifiers",
             classifiers.summary(results / "classifiers.jsonl"),
         ),
+        *again_section(results),
         section(
             "What a conditional generator's cells are worth: benchmarks.conditional",
             conditional.summary(results / "conditional.jsonl"),
@@ -77,6 +98,7 @@ def describe_results(results):
             "Batch size, length, optimiser, rates, loss: benchmarks.sweep",
             sweep.summary(results / "sweep"),
         ),
+        *lengths_section(results),
         section("Digits: benchmarks.digits", digits.summary(results / "digits.jsonl")),
         section(
             "Where heat maps point: benchmarks.heatmaps --demo",
@@ -91,18 +113,8 @@ def describe_results(results):
             anomaly.summary(results / "anomaly.jsonl"),
         ),
         section("Speed: benchmarks.speed", speed.summary(results / "speed.json")),
+        *slower_cpu_section(results),
     ]
-    if (results / "speed_avx2.json").exists():
-        title = "Speed on a CPU without AVX-512 and bf16: benchmarks.speed --precision fp32"
-        parts.append(section(title, speed.summary(results / "speed_avx2.json")))
-    lengths = sorted(results.glob("steps_*/runs.jsonl"))
-    if lengths:
-        title = "What more steps buy: benchmarks.sweep --settings default --images"
-        after_sweep = 5
-        parts.insert(after_sweep, section(title, describe_lengths(lengths)))
-    if (results / "classifiers_intel.jsonl").exists():
-        again = section("The same, effnet trained once more", describe_again(results))
-        parts.insert(3, again)
     return "".join(parts)
 
 

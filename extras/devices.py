@@ -60,8 +60,8 @@ def pick_precision(name, device):
 def keep_freed_memory():
     """Let the C library keep what a training step on the CPU frees, for the next step.
 
-    Otherwise it goes back to Linux, and each page that is written again is a fault: a thousand a
-    step, 4 % of its time in fp32 and 10 % in bf16. Only glibc can be told so.
+    Otherwise it goes back to Linux, and each page of it that the next step writes is a fault. Only
+    glibc can be told so.
     """
     if sys.platform != "linux":
         return

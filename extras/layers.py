@@ -50,7 +50,10 @@ def layer_table(network, *inputs):
 
 
 def describe_all(generator, discriminator, mtd, config):
-    """A generator, a discriminator and an MTD of a config, described below each other."""
+    """A generator, a discriminator and an MTD of a config, described below each other.
+
+    They are left in eval mode.
+    """
     noise = torch.zeros(1, config.latent_dim)
     image = torch.zeros(1, config.channels, config.image_size, config.image_size)
     label = torch.zeros(1, dtype=torch.int64)  # of a conditional generator; others need none

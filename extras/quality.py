@@ -68,10 +68,15 @@ class Quality:
             features.append(self.network.extract_features(batch).mean((2, 3)).cpu())
         return torch.cat(features)
 
-    def about(self, count):
-        """What is compared by which features, as plain values; count: of the generated cells."""
-        counts = {split: len(features) for split, features in self.real.items()}
-        return {"n": {"generated": count, **counts}, "features": FEATURES}
+    def about(self, generated, nearest):
+        """What is compared by which features, as plain values.
+
+        generated: how many cells are measured; nearest: of how many neighbours are looked for.
+        """
+        counts = {"generated": generated, "nearest": nearest}
+        for split, features in self.real.items():
+            counts[split] = len(features)
+        return {"n": counts, "features": FEATURES}
 
     def labels(self, count):
         """Labels for `count` generated images: the training cells', in their proportions."""
@@ -118,28 +123,37 @@ class Quality:
         G cannot know how a cell that it has learnt by heart lay. symmetry: a key of
         EXACT_TURNS_BY_SYMMETRY.
         """
+        views = all_turns(images, symmetry)
+        distances = self.distances(views)
+        of_turns, rows_of_turns = distances.min(2)  # to the nearest training cell
+        nearest, turn_numbers = of_turns.min(0)
+        numbers = torch.arange(len(images))
+        rows = rows_of_turns[turn_numbers, numbers]
+        return Neighbours(
+            distances=(nearest / self.usual_distance(len(images), symmetry)).tolist(),
+            images=views[turn_numbers, numbers],
+            cells=self.parts["train"].uint8(rows),
+        )
+
+    def usual_distance(self, count, symmetry):
+        """Median distance of some `count` training cells, in all turns, to their nearest others."""
         train = self.parts["train"]
-        some = torch.arange(0, len(train), math.ceil(len(train) / len(images)))
-        _, from_others = self.apart(train.uint8(some), symmetry)
-        from_others[:, torch.arange(len(some)), some] = math.inf  # not a cell from itself
-        usual = from_others.amin((0, 2)).median().clamp(min=1e-9)
+        step = math.ceil(len(train) / count)
+        rows = torch.arange(0, len(train), step)
+        distances = self.distances(all_turns(train.uint8(rows), symmetry))
+        distances[:, torch.arange(len(rows)), rows] = math.inf  # of a cell to itself
+        return distances.amin((0, 2)).median().clamp(min=1e-9)
 
-        views, apart = self.apart(images, symmetry)
-        distances, turn_numbers = apart.amin(2).min(0)
-        nearest_turns = np.stack([views[n][i] for i, n in enumerate(turn_numbers.tolist())])
-        rows = apart.amin(0).argmin(1)
-        return Neighbours(distances.div(usual).tolist(), nearest_turns, train.uint8(rows))
+    def distances(self, views):
+        """Of images in several turns (turns, N, S, S, C) to the training cells: (turns, N, M)."""
+        return torch.stack([torch.cdist(self.features(view), self.real["train"]) for view in views])
 
-    def apart(self, images, symmetry):
-        """Images uint8 (N, S, S, C) in all exact turns, a list, and how far those are apart.
 
-        That is from each training cell: (turns, N, M).
-        """
-        channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
-        turns = EXACT_TURNS_BY_SYMMETRY[symmetry](channels_first)
-        views = [turned.permute(0, 2, 3, 1).numpy() for turned in turns]
-        distances = [torch.cdist(self.features(view), self.real["train"]) for view in views]
-        return views, torch.stack(distances)
+def all_turns(images, symmetry):
+    """Images (N, S, S, C) in all their exact turns: (turns, N, S, S, C)."""
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
+    turns = list(EXACT_TURNS_BY_SYMMETRY[symmetry](channels_first))
+    return torch.stack(turns).permute(0, 1, 3, 4, 2).numpy()
 
 
 def kernel_distance(features, others):

@@ -55,14 +55,16 @@ EXACT_TURNS_BY_SYMMETRY = {"all": exact_turns, "mirror": mirrored, "none": untur
 def turned_by_noise(images, noise, symmetry):
     """Images (B, C, S, S), each in the exact turn that the signs of its noise choose.
 
-    noise: (B, latent_dim), standard normal, of which the first three numbers count for eight turns,
-    the first for two, so that all are equally frequent; symmetry: a key of
-    EXACT_TURNS_BY_SYMMETRY.
+    noise: (B, latent_dim), standard normal. Its first three signs are the binary digits of one of
+    eight turns, the first sign that of one of two, so that all are equally frequent. symmetry: a
+    key of EXACT_TURNS_BY_SYMMETRY.
     """
     views = torch.stack(list(EXACT_TURNS_BY_SYMMETRY[symmetry](images)))
-    bits = (noise[:, :3] > 0).long()
-    numbers = (bits << torch.arange(bits.shape[1], device=bits.device)).sum(1) % len(views)
-    return views[numbers.to(images.device), torch.arange(len(images), device=images.device)]
+    turn_count, image_count = views.shape[:2]
+    digits = (noise[:, : turn_count.bit_length() - 1] > 0).long()
+    worth = 2 ** torch.arange(digits.shape[1], device=noise.device)
+    turn_numbers = (digits * worth).sum(1).to(images.device)
+    return views[turn_numbers, torch.arange(image_count, device=images.device)]
 
 
 def symmetry_of(settings):
