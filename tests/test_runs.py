@@ -165,9 +165,9 @@ def test_config_json_names_seed_version_and_splits(demo, task):
 
 
 def test_quality_names_its_numbers_of_cells(demo):
-    """100 generated ones, and all real ones."""
+    """100 generated ones, all real ones, and those whose neighbours are looked for."""
     numbers = read_json(demo.folder / "results/gan/quality.json")["n"]
-    assert numbers == {"generated": 100, "train": 293, "val": 55}
+    assert numbers == {"generated": 100, "nearest": 32, "train": 293, "val": 55}
 
 
 def test_generated_cells_of_a_short_run_are_further_off_than_real_ones(demo):
