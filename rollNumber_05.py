@@ -1978,7 +1978,7 @@ def latents(count, generator, seed):
 def sample(generator, noise, labels=None, batch_size=64, turned=True):
     """Images of noise (N, latent_dim): uint8 numpy (N, S, S, C).
 
-    labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: each class once, and again.
+    labels: of a conditional generator the classes (N,) or multi-hot (N, n); None: in cycles.
     turned: D saw all images turned and flipped at random, by generator.symmetry, so that G is free
     to draw each cell in one turn only; here the noise chooses the turn. False: as G draws them.
     """
